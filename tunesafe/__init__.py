@@ -1,0 +1,7 @@
+"""tunesafe: hyperparameter tuning on Optuna that survives the machine it runs on."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,73 @@
+"""Named places where a test can kill the process.
+
+Crash safety is proved by dying at each of them. A failpoint costs one dictionary look-up
+when no test is watching. ``TUNESAFE_FAILPOINT=name`` kills the process (SIGKILL) when it
+passes ``name``; ``name:3`` at the third passing; ``TUNESAFE_FAILPOINT_ACTION=raise`` raises
+``OSError(ENOSPC)`` instead, for the tests of full disks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+__all__ = ["FAILPOINTS", "failpoint"]
+
+FAILPOINTS: dict[str, str] = {
+    "open.locked": "first open: the lock is held, nothing exists",
+    "open.schema": "first open: our tables exist, Optuna's do not",
+    "open.optuna": "first open: Optuna's tables exist, the study does not",
+    "open.study": "first open: the Optuna study exists, ours does not",
+    "open.done": "first open: both exist",
+    "claim.before": "before a trial is claimed",
+    "claim.in_transaction": "inside the transaction that creates and claims a trial, before its commit",
+    "claim.after": "the trial is claimed, nothing is sampled",
+    "sample.memo": "the joint draw is computed, not yet memoised",
+    "sample.memoised": "the joint draw is memoised",
+    "sample.parameter": "one more parameter is set in Optuna",
+    "sample.sealed": "all parameters are drawn and sealed in our row",
+    "train.batch": "between two batches",
+    "report.judged": "the pruner has run on a copy, nothing is written",
+    "report.in_transaction": "inside the transaction that carries record and intermediate value, before its commit",
+    "report.recorded": "the record is durable, its buffered writes are not applied",
+    "report.applied": "the report is applied to Optuna, not yet returned to user code",
+    "capture.before": "a checkpoint is due, nothing is captured",
+    "capture.after": "the state is captured in memory",
+    "blob.written": "one more blob is written, the checkpoint is not committed",
+    "checkpoint.in_transaction": "inside the transaction that commits a checkpoint",
+    "checkpoint.committed": "the checkpoint is durable, older ones are not removed",
+    "checkpoint.swept": "older checkpoints are removed",
+    "restore.before": "a resumed attempt is about to load its state",
+    "restore.after": "the state is loaded, training has not begun",
+    "finish.before": "training has ended, the outcome is not recorded",
+    "finish.recorded": "the outcome is recorded (closing), Optuna is not told",
+    "finish.attributes": "user attributes are written, Optuna is not told",
+    "tell.after_trial": "the sampler's after_trial has run, the state is not set",
+    "tell.in_transaction": "inside the transaction that ends the Optuna trial",
+    "tell.after": "Optuna is told",
+    "finish.swept": "the finished trial's surplus checkpoints are removed",
+}
+"""Every failpoint and where it stands. The crash matrix kills at each of them."""
+
+
+def _read_environment() -> tuple[str | None, int, str]:
+    name, _, count = os.environ.get("TUNESAFE_FAILPOINT", "").partition(":")
+    if name and name not in FAILPOINTS:
+        raise ValueError(f"TUNESAFE_FAILPOINT={name!r} names no failpoint; there are: {', '.join(FAILPOINTS)}")
+    return name or None, int(count or 1), os.environ.get("TUNESAFE_FAILPOINT_ACTION", "kill")
+
+
+_armed, _countdown, _action = _read_environment()
+
+
+def failpoint(name: str) -> None:
+    """Die here if a test asked for it; otherwise do nothing."""
+    global _countdown
+    if name != _armed:
+        return
+    _countdown -= 1
+    if _countdown == 0:
+        if _action == "raise":
+            raise OSError(errno.ENOSPC, "No space left on device (failpoint)")
+        os.kill(os.getpid(), signal.SIGKILL)
