@@ -22,6 +22,7 @@ __all__ = [
     "Judgement",
     "LogChunk",
     "Metrics",
+    "Notice",
     "Outcome",
     "Owner",
     "Parameter",
@@ -325,6 +326,22 @@ class Event:
     number: int | None
     details: Mapping[str, Any]
     at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person watching a run wants to see now; not kept.
+
+    Args:
+        kind: ``opened``, ``claimed``, ``resumed``, ``reclaimed``, ``reported``, ``completed``,
+            ``pruned``, ``failed``, ``released``, ``output`` or ``event``.
+        number: The trial it is about, if about one.
+        details: The rest, as plain values.
+    """
+
+    kind: str
+    number: int | None
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
