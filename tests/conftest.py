@@ -1,0 +1,106 @@
+"""What every test may use: databases that vanish, one thread, and Hypothesis profiles.
+
+A missing server skips the tests that need it; in CI (``CI`` set) it fails them, so that
+a green run there means they ran. ``TUNESAFE_TEST_POSTGRES`` and ``TUNESAFE_TEST_MARIADB``
+name other servers than the local ones; each test gets a database of its own on them.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports numpy or torch, here and in the processes that tests start: two threads or
+# one give different bits, and tests share two cores. A failpoint left in the shell would kill the test run.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
+for _variable in [name for name in os.environ if name.startswith("TUNESAFE_FAILPOINT")]:
+    del os.environ[_variable]
+
+_IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+# No deadline and no health check that reads a clock: a loaded machine is not a failure.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if _IN_CI else "local"))
+
+_POSTGRES = os.environ.get("TUNESAFE_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
+_MARIADB = os.environ.get("TUNESAFE_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/test")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for a server's fixture carries its marker."""
+    for item in items:
+        for server in ("postgres", "mariadb"):
+            if f"{server}_url" in getattr(item, "fixturenames", ()):
+                item.add_marker(server)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of an SQLite database that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """URL of an empty PostgreSQL database, dropped after the test."""
+    with _fresh_database(_POSTGRES, drop="DROP DATABASE {name} WITH (FORCE)") as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_url() -> Iterator[str]:
+    """URL of an empty MariaDB database, dropped after the test."""
+    with _fresh_database(_MARIADB, drop="DROP DATABASE {name}") as url:
+        yield url
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database, once for every kind we support: for contract suites."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@contextmanager
+def _fresh_database(server: str, *, drop: str) -> Iterator[str]:
+    from sqlalchemy import NullPool, create_engine, make_url, text
+    from sqlalchemy.exc import OperationalError
+
+    name = f"tunesafe_test_{uuid.uuid4().hex}"
+    url = make_url(server)
+    try:
+        engine = create_engine(
+            url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args={"connect_timeout": 5}
+        )
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    except (ModuleNotFoundError, OperationalError) as error:
+        _missing(f"no test database on {url.render_as_string()}: {str(error).splitlines()[0]}")
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            if engine.dialect.name == "mysql":
+                # A transaction the test left open would block the drop for a day.
+                connection.execute(text("SET lock_wait_timeout = 10"))
+            connection.execute(text(drop.format(name=name)))
+
+
+def _missing(reason: str) -> None:
+    if _IN_CI:
+        pytest.fail(f"{reason} (CI is set: a missing server is a failure)", pytrace=False)
+    pytest.skip(reason)
