@@ -1,0 +1,93 @@
+"""Seeding of the global random generators of python, numpy and torch.
+
+While an example is read, all three are seeded from its position in the stream, so that
+neither the number of loader workers nor a restart changes what a random augmentation does.
+The generators are seeded one by one, because ``torch.manual_seed`` takes 120 µs (it walks
+over every device) where the generator itself takes 1.3.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["seed_everything", "seed_generators", "undisturbed"]
+
+_MASK32 = 0xFFFFFFFF
+_MT19937_BYTES = 624 * 4 + 4
+"""numpy's ``mt19937_state``: 624 words and the position among them."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices), as users do at the top of a script.
+
+    Args:
+        seed: Non-negative; numpy uses its lowest 32 bits.
+    """
+    random.seed(seed)
+    np.random.seed(seed & _MASK32)
+    torch.manual_seed(seed)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the three global CPU generators, in about 8 µs.
+
+    numpy and torch run the same algorithm on a 32-bit seed: given the same one, they would
+    draw the same bits. Each gets its own half.
+
+    Args:
+        seed: 64 bits.
+    """
+    random.seed(seed)
+    np.random.seed(seed & _MASK32)
+    torch.default_generator.manual_seed(seed >> 32)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever happens to the global CPU generators inside, afterwards they are as they were (18 µs)."""
+    python_state, numpy_state, torch_state = random.getstate(), _NumpyState(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        numpy_state.restore()
+        torch.default_generator.set_state(torch_state)
+
+
+class _NumpyState:
+    """The state of numpy's global generator, copied in 2 µs where ``np.random.get_state`` takes 40.
+
+    The bit generator's memory is copied as it is. Its RandomState also holds back every second
+    normal number it computes, and tells only ``get_state``; so we draw one and see whether the
+    bit generator moved.
+    """
+
+    def __init__(self) -> None:
+        self._generator: Any = np.random.mtrand.get_bit_generator()
+        self._slow = None if isinstance(self._generator, np.random.MT19937) else np.random.get_state(legacy=False)
+        if self._slow is None:
+            self._address: int = self._generator.ctypes.state_address
+            self._bytes = ctypes.string_at(self._address, _MT19937_BYTES)
+            normal = np.random.standard_normal()
+            moved = ctypes.string_at(self._address, _MT19937_BYTES) != self._bytes
+            self._held_back = None if moved else normal
+            ctypes.memmove(self._address, self._bytes, _MT19937_BYTES)
+
+    def restore(self) -> None:
+        if np.random.mtrand.get_bit_generator() is not self._generator:
+            np.random.mtrand.set_bit_generator(self._generator)
+        if self._slow is not None:
+            np.random.set_state(self._slow)
+            return
+        np.random.seed(0)  # forgets a normal number held back
+        ctypes.memmove(self._address, self._bytes, _MT19937_BYTES)
+        if self._held_back is not None:
+            state: Any = np.random.get_state(legacy=False)
+            np.random.set_state({**state, "has_gauss": 1, "gauss": self._held_back})
