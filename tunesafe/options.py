@@ -16,7 +16,16 @@ from typing import Any, TypeVar
 
 from tunesafe.errors import MissingExtraError, SpecError
 
-__all__ = ["check_options", "classes_of", "construct", "find_class", "require", "split_name", "suggestion"]
+__all__ = [
+    "check_options",
+    "classes_of",
+    "construct",
+    "find_class",
+    "parameters_of",
+    "require",
+    "split_name",
+    "suggestion",
+]
 
 T = TypeVar("T")
 
@@ -88,7 +97,8 @@ def split_name(where: str, value: object) -> tuple[str, dict[str, Any]]:
     return options.pop("name"), options
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The options a class takes, by name."""
     parameters = inspect.signature(cls).parameters
     return {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
@@ -108,7 +118,7 @@ def check_options(
     Raises:
         SpecError: For an unknown or refused option, or a value of a wrong type.
     """
-    parameters, structured = _parameters(cls), set(structured)
+    parameters, structured = parameters_of(cls), set(structured)
     for name, value in options.items():
         if name in refused and name in parameters:
             raise SpecError(f"{where}.{name}: {refused[name]}")
