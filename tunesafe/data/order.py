@@ -57,7 +57,7 @@ class Order:
         self._cumulative = None if weights is None else _cumulative(weights, n)
 
     def indices(self, start: int, count: int) -> IntArray:
-        """Indices of the examples at ``count`` positions from ``start``, shape ``[count]``; any start costs the same."""
+        """Indices of the examples at ``count`` positions from ``start``, shape ``[count]``; any start costs alike."""
         if self._cumulative is not None:
             uniform = (hash_positions(np.arange(start, start + count), self._key) >> np.uint64(11)) * 2.0**-53
             return np.searchsorted(self._cumulative, uniform, side="right").astype(np.int64)
