@@ -1,0 +1,244 @@
+"""Faults in a study file, and their wording.
+
+A fault is one thing that is wrong at one key path. Validators raise them, pydantic finds
+others; both become lines of one :class:`~tunesafe.errors.SpecError` that name the place,
+the value found and the nearest right one. Pure: nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from tunesafe.errors import SpecError
+
+__all__ = [
+    "Fault",
+    "KeyPath",
+    "Place",
+    "Places",
+    "dotted",
+    "faults_of",
+    "found",
+    "locate",
+    "nearest",
+    "raise_faults",
+    "refuse",
+    "spec_error",
+    "unknown_key",
+]
+
+KeyPath = tuple[str | int, ...]
+"""A value's address in the study file: keys and list indices from the root."""
+
+
+class Place(NamedTuple):
+    """Where a key path stands: a file (or a ``--set`` argument), and line and column in it, 1-based."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+
+class Places(NamedTuple):
+    """The places of every key and every value of a study file."""
+
+    keys: dict[KeyPath, Place]
+    values: dict[KeyPath, Place]
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong.
+
+    Args:
+        text: The sentence after its subject, the key path: ``must be at least 1, found 0``.
+        at: Key path of the subject.
+        unknown: The key is wrong, not its value: what there is none of ("key", "parameter").
+    """
+
+    text: str
+    at: KeyPath = ()
+    unknown: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The fault in words, without its place."""
+        if self.unknown:
+            return f"unknown {self.unknown} '{dotted(self.at)}'{self.text}"
+        return f"{dotted(self.at) or 'the study'} {self.text}"
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A key path as ``--set`` writes it.
+
+    Example:
+        >>> dotted(("initial_trials", 0, "lr"))
+        'initial_trials.0.lr'
+    """
+    return ".".join(str(part) for part in path)
+
+
+def found(value: object) -> str:
+    """A value as the study file would write it, cut to a readable length.
+
+    Example:
+        >>> found("yes"), found(True), found(None), found([1]), found(0.1)
+        ("'yes'", 'true', 'null', 'a list', '0.1')
+    """
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return repr(value if len(value) <= 60 else value[:57] + "...")
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else (".inf" if value > 0 else "-.inf")
+        case Mapping():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+        case int() if value.bit_length() > 200:
+            return "a number of more than 60 digits"
+        case _:
+            text = str(value)
+            return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(name: object, candidates: Collection[str], *, what: str = "") -> str:
+    """The end of an error about a name: the nearest right one, else all of them if ``what`` names them.
+
+    Example:
+        >>> nearest("medain", ["median", "nop"], what="pruners")
+        "; did you mean 'median'?"
+        >>> nearest("x", ["median", "nop"], what="pruners")
+        '; pruners: median, nop'
+    """
+    by_case = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(str(name).lower(), by_case, n=1)
+    if close:
+        return f"; did you mean '{by_case[close[0]]}'?"
+    return f"; {what}: {', '.join(candidates)}" if what and candidates else ""
+
+
+def unknown_key(at: KeyPath, known: Collection[str], what: str = "key") -> Fault:
+    """The fault of a key that does not exist, with the nearest that does."""
+    return Fault(nearest(at[-1], known, what=f"{what}s"), at, unknown=what)
+
+
+def refuse(text: str, *at: str | int) -> NoReturn:
+    """Raise one fault from inside a validator; ``at`` is relative to the validated value."""
+    raise_faults([Fault(text, at)])
+
+
+def raise_faults(faults: list[Fault]) -> NoReturn:
+    """Raise several faults from inside a validator, their paths relative to the validated value."""
+    raise PydanticCustomError("faults", "see the context", {"faults": faults})
+
+
+def faults_of(error: ValidationError, data: object) -> list[Fault]:
+    """The faults in pydantic's error, in our words.
+
+    Args:
+        error: What validating ``data`` raised.
+        data: The validated data; tells real keys from pydantic's union tags.
+    """
+    result: list[Fault] = []
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "missing":
+            *loc, key = detail["loc"]
+            result.append(Fault(f"has no '{key}', which it needs", _real_path(loc, data)))
+            continue
+        path = _real_path(detail["loc"], data)
+        if detail["type"] == "faults":
+            inner: list[Fault] = detail["ctx"]["faults"]
+            result.extend(fault._replace(at=path + fault.at) for fault in inner)
+        else:
+            result.append(Fault(f"{_expectation(detail)}, found {found(detail['input'])}{_hint(detail)}", path))
+    return result
+
+
+def _real_path(loc: Iterable[str | int], data: Any) -> KeyPath:
+    """Pydantic's location without the tags it adds for unions."""
+    path: list[str | int] = []
+    for part in loc:
+        exists = part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int)
+        if exists:
+            data = data[part]
+            path.append(part)
+    return tuple(path)
+
+
+_EXPECTATIONS = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+}
+
+
+def _expectation(detail: ErrorDetails) -> str:
+    limits = {name: 0 if limit == 0 else limit for name, limit in detail.get("ctx", {}).items()}
+    template = _EXPECTATIONS.get(detail["type"])
+    return template.format(**limits) if template else f"is wrong: {detail['msg']}"
+
+
+def _hint(detail: ErrorDetails) -> str:
+    value = detail["input"]
+    if detail["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if detail["type"] == "literal_error" and isinstance(value, str):
+        choices = re.findall(r"'([^']+)'", detail["ctx"]["expected"])
+        return nearest(value, choices)
+    return ""
+
+
+def locate(path: KeyPath, places: Places, *, key: bool = False) -> tuple[Place | None, bool]:
+    """The place of a key path, else of its nearest ancestor that has one.
+
+    Returns:
+        The place (None without a file), and whether it is that of the path itself.
+    """
+    first, second = (places.keys, places.values) if key else (places.values, places.keys)
+    place = first.get(path) or second.get(path)
+    if place is not None or not path:
+        return place, place is not None
+    # A mapping that lacks something is shown at its key; the whole file at its first line.
+    return locate(path[:-1], places, key=True)[0], False
+
+
+def spec_error(faults: Iterable[Fault], places: Places) -> SpecError:
+    """One error for all faults, in the order of their places; the first gives the error its place."""
+    lines: list[tuple[Place | None, str]] = []
+    for fault in dict.fromkeys(faults):
+        # What a mapping lacks is best shown at the mapping's own key.
+        lines.append((locate(fault.at, places, key=bool(fault.unknown))[0], fault.sentence))
+    lines.sort(key=lambda line: (line[0] is None, line[0] and (line[0].line or 0, line[0].column or 0)))
+    (first, sentence), *others = lines
+    message = "\n".join([sentence, *(str(_error(text, place)) for place, text in others)])
+    return _error(message, first)
+
+
+def _error(message: str, place: Place | None) -> SpecError:
+    if place is None:
+        return SpecError(message)
+    return SpecError(message, file=place.file, line=place.line, column=place.column)

@@ -1,0 +1,174 @@
+"""The kinds of values a study file holds: scalars, durations, plain data.
+
+Annotated types for the models: each checks one value, says what is wrong with it in the
+words of :mod:`tunesafe.spec.faults`, and describes itself for the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+from tunesafe.contracts import Parameter
+from tunesafe.spec.faults import Fault, KeyPath, found, raise_faults, refuse, unknown_key
+
+__all__ = [
+    "EXACT",
+    "Count",
+    "Duration",
+    "DurationOrOff",
+    "DurationOrZero",
+    "Frozen",
+    "Passes",
+    "Scalar",
+    "Section",
+    "plain_data",
+    "same_scalar",
+]
+
+EXACT: KeyPath = ("budget", "passes")
+"""The one number that is kept exactly as written: ``0.29`` of 100 examples is 29."""
+
+MAX_COUNT = 2**31 - 1
+"""Largest count: numbers and steps are INTEGER columns."""
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+"""How many of something: a whole number, at least 1."""
+
+
+class Section(BaseModel):
+    """A mapping of the study file: immutable, exact types, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        # Before the fields: a misspelt key would otherwise be reported twice, as unknown and as missing.
+        if isinstance(data, Mapping):
+            unknown = [unknown_key((key,), cls.model_fields) for key in data if key not in cls.model_fields]
+            if unknown:
+                raise_faults(unknown)
+        return data
+
+
+def _scalar(value: Any) -> Parameter:
+    if isinstance(value, (Mapping, list, tuple)):
+        refuse(f"must be a single value, found {found(value)}")
+    assert value is None or isinstance(value, (bool, int, float, str)), "plain_data lets nothing else through"
+    return value
+
+
+Scalar = Annotated[
+    Parameter, PlainValidator(_scalar), WithJsonSchema({"type": ["null", "boolean", "integer", "number", "string"]})
+]
+"""Text, a number, true, false or null; its type is kept."""
+
+
+def same_scalar(one: Parameter, other: Parameter) -> bool:
+    """Equal in value and in type: 1, 1.0, true and '1' are four values.
+
+    Example:
+        >>> same_scalar(1, 1), same_scalar(1, True), same_scalar(1, 1.0)
+        (True, False, False)
+    """
+    return type(one) is type(other) and one == other
+
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?=.)" + "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNITS))
+
+
+def _duration(value: Any) -> Any:
+    seconds: float
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.replace(" ", "").lower())):
+        amounts = (float(amount or 0) for amount in match.groups())
+        seconds = sum(amount * unit for amount, unit in zip(amounts, _UNITS.values(), strict=True))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        refuse(f"must be a duration such as 90, 90s, 10m or 1h30m, found {found(value)}")
+    return seconds
+
+
+def _off(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+_DURATION_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": r"^(?=.)(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"},
+    ]
+}
+_OFF_SCHEMA: dict[str, Any] = {"anyOf": [*_DURATION_SCHEMA["anyOf"], {"const": "off"}, {"type": "null"}]}
+
+Duration = Annotated[float, Field(gt=0), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
+"""A length of time above 0 [s]: ``60``, ``60s``, ``10m``, ``1h30m``, ``2d``."""
+DurationOrZero = Annotated[float, Field(ge=0), BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
+"""A length of time [s], possibly none."""
+DurationOrOff = Annotated[Duration | None, BeforeValidator(_off), WithJsonSchema(_OFF_SCHEMA)]
+"""A length of time above 0 [s], or ``off``."""
+
+
+def _passes(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        refuse(f"must be a number, found {found(value)}")
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
+    if not Decimal("1e-9") <= exact <= Decimal("1e9"):
+        refuse(f"must be above 0 and at most 1e9, found {found(value)}")
+    return exact
+
+
+Passes = Annotated[
+    Decimal, BeforeValidator(_passes), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9})
+]
+"""Times over the training set, exactly as written."""
+
+
+def plain_data(value: Any, at: KeyPath, faults: list[Fault]) -> Any:
+    """A copy of ``value`` in plain types; what is not plain is added to ``faults``.
+
+    Numbers of other libraries become Python's, tuples lists, mappings dicts. Numbers must be
+    finite, keys text: the file's reader gives nothing else, the Python door might.
+    """
+    match value:
+        case None | bool():
+            return value
+        case str():
+            if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+                faults.append(Fault("holds a NUL or half a character, which no database stores", at))
+            return str.__str__(value)  # of a member of an Enum that is text, its text
+        case Mapping():
+            faults.extend(
+                Fault(f"must have text as keys, found {found(key)}", at) for key in value if type(key) is not str
+            )
+            return {str(key): plain_data(item, (*at, str(key)), faults) for key, item in value.items()}
+        case list() | tuple():
+            return [plain_data(item, (*at, index), faults) for index, item in enumerate(value)]
+        case numbers.Integral():
+            return int(value)
+        case Decimal() if value.is_finite():
+            return value if at == EXACT else float(value)
+        case numbers.Real() if not isinstance(value, Fraction):
+            if not math.isfinite(value):
+                faults.append(Fault(f"must be a finite number, found {found(float(value))}", at))
+            return float(value)
+        case _ if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            return plain_data(value.item(), at, faults)
+        case _:
+            faults.append(Fault(f"must be plain data, found {type(value).__name__}", at))
+            return None
+
+
+Frozen = Field(strict=False)
+"""For tuples: a list is accepted."""
