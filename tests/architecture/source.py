@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["PACKAGE", "ROOT", "Import", "Module", "modules"]
+__all__ = ["PACKAGE", "ROOT", "Import", "Module", "modules", "stored"]
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tunesafe"
@@ -54,6 +54,16 @@ class Module:
                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                         yield Import(argument.value, None, node.lineno)
 
+    @property
+    def exported(self) -> list[str]:
+        """``__all__`` as the source spells it; a file that is only a docstring offers nothing."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "__all__" in stored(node):
+                names: list[str] = ast.literal_eval(node.value)
+                return names
+        assert all(isinstance(node, ast.Expr) for node in self.tree.body), f"{self} has no __all__"
+        return []
+
     def _absolute(self, node: ast.ImportFrom) -> str:
         if not node.level:
             return node.module or ""
@@ -72,6 +82,13 @@ def modules() -> dict[str, Module]:
         text = path.read_text(encoding="utf-8")
         found[name] = Module(name, path, text, ast.parse(text, filename=str(path)))
     return found
+
+
+def stored(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """Names an assignment binds, unpacked ones too."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    every = (each for target in targets for each in ast.walk(target))
+    return [each.id for each in every if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
 
 
 def _called(node: ast.Call) -> str:

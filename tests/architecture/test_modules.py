@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.architecture.source import Module, modules
+from tests.architecture.source import Module, modules, stored
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60  # without its docstring
@@ -17,24 +17,6 @@ EVERY_MODULE = pytest.mark.parametrize("module", modules().values(), ids=str)
 _EXCEPTION = re.compile(
     r"#\s*(?:noqa|type:\s*ignore|pragma:\s*no cover)(?P<codes>[:\[][A-Za-z0-9\-, :\]]*)?(?P<rest>.*)"
 )
-
-
-def exported(module: Module) -> list[str]:
-    """``__all__`` as the source spells it; a file that is only a docstring offers nothing."""
-    for node in module.tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and "__all__" in stored(node):
-            names: list[str] = ast.literal_eval(node.value)
-            return names
-    if any(not isinstance(node, ast.Expr) for node in module.tree.body):
-        pytest.fail(f"{module} has no __all__: list what others may use")
-    return []
-
-
-def stored(node: ast.Assign | ast.AnnAssign) -> list[str]:
-    """Names an assignment binds, unpacked ones too."""
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    every = (each for target in targets for each in ast.walk(target))
-    return [each.id for each in every if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
 
 
 def bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -63,7 +45,7 @@ def test_a_module_opens_with_what_it_is_for(module: Module) -> None:
 @EVERY_MODULE
 def test_all_is_honest(module: Module) -> None:
     """``__all__`` names what exists, and what is not in it begins with an underscore."""
-    names = exported(module)
+    names = module.exported
     here = dict(bound(module.tree.body))
     lazy = "__getattr__" in here
     missing = [name for name in names if name not in here and f"{module.name}.{name}" not in modules()]
@@ -80,7 +62,7 @@ def test_only_public_names_are_imported_by_others(module: Module) -> None:
         other = modules().get(each.module)
         if other is None or each.name is None or f"{each.module}.{each.name}" in modules():
             continue
-        assert each.name in exported(other), f"{module}:{each.line} takes {each.name}, which {other} does not offer"
+        assert each.name in other.exported, f"{module}:{each.line} takes {each.name}, which {other} does not offer"
 
 
 @EVERY_MODULE
