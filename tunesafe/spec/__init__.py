@@ -14,11 +14,17 @@ from tunesafe.spec.changes import Change, ChangeKind, Settled, classify, render_
 from tunesafe.spec.faults import Place
 from tunesafe.spec.load import load_spec, spec_from_mapping
 from tunesafe.spec.names import PRUNERS, SAMPLERS, canonical_name
-from tunesafe.spec.parameters import CategoricalParameter, FloatParameter, IntParameter, Searched
+from tunesafe.spec.parameters import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    Searched,
+    holds,
+    sampling_order,
+)
 from tunesafe.spec.sections import Checkpoint, Component, EarlyStopping, Every, Keep, Objective, Pruner, Sampler
 from tunesafe.spec.storage import mask_password, resolve_storage
 from tunesafe.spec.study import StudySpec
-from tunesafe.spec.trainable import TrainableFile, check_trainable
 
 __all__ = [
     "PRUNERS",
@@ -41,13 +47,13 @@ __all__ = [
     "Searched",
     "Settled",
     "StudySpec",
-    "TrainableFile",
     "canonical_name",
-    "check_trainable",
     "classify",
+    "holds",
     "load_spec",
     "mask_password",
     "render_diff",
     "resolve_storage",
+    "sampling_order",
     "spec_from_mapping",
 ]

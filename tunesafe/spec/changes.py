@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
@@ -69,6 +69,10 @@ class Change:
     new: str
     kind: ChangeKind
     advice: str
+
+    def harmless(self) -> Change:
+        """The same change where there are no results to protect."""
+        return replace(self, kind=ChangeKind.HARMLESS, advice="no trial has begun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +278,14 @@ def _text(value: Any) -> str:
 
 
 def render_diff(changes: list[Change]) -> str:
-    """The changes as text, one or two lines each, the worst first; ends with what to do if some break."""
+    """The changes as text, the worst first; ends with what to do if some break."""
     order = list(ChangeKind)[::-1]
     lines: list[str] = []
     for change in sorted(changes, key=lambda change: order.index(change.kind)):
-        lines.append(f"{change.kind:<9}  {change.key}: {change.old} -> {change.new}")
-        lines.append(f"{'':<9}  {change.advice}")
+        is_text = "\n" in change.old + change.new  # sources: a diff of its own
+        values = "changed" if is_text else f"{change.old} -> {change.new}"
+        lines.append(f"{change.kind:<9}  {change.key}: {values} ({change.advice})")
+        lines += [f"{'':<9}  {line}" for line in change.new.splitlines() if is_text]
     if any(change.kind is ChangeKind.BREAKING for change in changes):
         lines.append(f"What to do: {_WHAT_TO_DO}.")
     return "\n".join(lines)
