@@ -1,0 +1,225 @@
+"""Bytes by their hash, stored once in a study, in rows of at most 4 MiB.
+
+A blob's row and its chunks are written in one transaction, so a chunk without a row is garbage
+for certain. A blob found damaged is marked, not removed: the next save of the same bytes writes
+them again in place, which heals every checkpoint that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from tunesafe.store.engine import clock
+from tunesafe.store.faults import TransientStorageError
+from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
+
+__all__ = [
+    "CHUNK_BYTES",
+    "Content",
+    "chunkless",
+    "content_hash",
+    "delete_chunks",
+    "delete_unreferenced",
+    "find_blobs",
+    "find_intact",
+    "lock_intact",
+    "mark_damaged",
+    "orphans",
+    "read_blobs",
+    "write_blobs",
+]
+
+CHUNK_BYTES = 4 << 20
+"""Size of a chunk: MariaDB's default packet is 16 MiB, and escaping can double zeros."""
+_IDS_AT_ONCE = 500
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes and their name.
+
+    Args:
+        hash: As ``content_hash`` gives it.
+        data: The bytes, contiguous; not copied.
+    """
+
+    hash: str
+    data: memoryview
+
+
+def content_hash(data: memoryview | bytes | bytearray) -> str:
+    """The name of some bytes; the algorithm is part of it, so that a later version may use another."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def find_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
+    """The ids of those blobs that are there and not known to be damaged, by hash."""
+    return _find(connection, uuid, hashes, intact=1)
+
+
+def lock_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
+    """As ``find_intact``; and none of them is swept before this transaction ends."""
+    # Shared: many checkpoints may name one blob at once, and none of them changes its row.
+    return _find(connection, uuid, hashes, intact=1, lock="share")
+
+
+def find_blobs(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
+    """The ids of those blobs that have a row, damaged or not, by hash."""
+    return _find(connection, uuid, hashes)
+
+
+def write_blobs(connection: Connection, uuid: str, contents: Sequence[Content]) -> dict[str, int]:
+    """Write bytes that ``find_intact`` did not find; return their ids by hash.
+
+    Raises:
+        TransientStorageError: If another worker writes the same bytes at this moment.
+    """
+    by_hash = {content.hash: content for content in contents}
+    damaged = _find(connection, uuid, by_hash, intact=0, lock="update")
+    if damaged:
+        delete_chunks(connection, damaged.values())
+        connection.execute(update(blobs).where(blobs.c.blob_id.in_(damaged.values())).values(intact=1))
+    new = [{"study": uuid, "hash": h, "num_bytes": c.data.nbytes} for h, c in by_hash.items() if h not in damaged]
+    try:
+        if new:
+            connection.execute(insert(blobs).values(intact=1, created_at=clock()), new)
+    except IntegrityError as error:
+        raise TransientStorageError(
+            "Another worker stored the same bytes at the same moment. This step wrote nothing; it is tried again."
+        ) from error
+    ids = _find(connection, uuid, by_hash)
+    batch: list[dict[str, object]] = []
+    batch_bytes = 0
+    for chunk in _chunks(by_hash.values(), ids):
+        size = len(chunk["data"])  # type: ignore[arg-type]
+        if batch and batch_bytes + size > CHUNK_BYTES:
+            connection.execute(insert(blob_chunks), batch)
+            batch, batch_bytes = [], 0
+        batch.append(chunk)
+        batch_bytes += size
+    if batch:
+        connection.execute(insert(blob_chunks), batch)
+    return ids
+
+
+def read_blobs(connection: Connection, sizes: dict[int, int]) -> Iterator[tuple[int, bytearray]]:
+    """Read blobs into writable memory, in ascending order of id.
+
+    ``sizes`` [bytes] by id are what a manifest gives. What is stored may be shorter or longer if it
+    is damaged, and a blob that is not there comes as no bytes: verify.
+    """
+    small: list[int] = []
+    small_bytes = 0
+    for blob_id in sorted(sizes):
+        if small and (small_bytes + sizes[blob_id] > CHUNK_BYTES or len(small) == _IDS_AT_ONCE):
+            yield from _read_small(connection, small)
+            small, small_bytes = [], 0
+        if sizes[blob_id] > CHUNK_BYTES:
+            yield blob_id, _read_large(connection, blob_id, sizes[blob_id])
+        else:
+            small.append(blob_id)
+            small_bytes += sizes[blob_id]
+    if small:
+        yield from _read_small(connection, small)
+
+
+def mark_damaged(connection: Connection, blob_ids: Collection[int]) -> None:
+    """Remember that the bytes of these blobs are not what their hash says."""
+    for some in _groups(blob_ids):
+        connection.execute(update(blobs).where(blobs.c.blob_id.in_(some)).values(intact=0))
+
+
+def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> list[int]:
+    """Delete the rows of those blobs that no checkpoint names; their chunks are for ``delete_chunks``.
+
+    The rows are locked first and asked about in a second statement: a save that is about to name
+    one either has committed when we ask, or finds no row when it looks.
+    """
+    gone: list[int] = []
+    for some in _groups(candidates):
+        locked = select(blobs.c.blob_id).where(blobs.c.blob_id.in_(some)).order_by(blobs.c.blob_id).with_for_update()
+        ids = list(connection.execute(locked).scalars())
+        named = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.blob_id.in_(ids)).distinct()
+        unnamed = sorted(set(ids) - set(connection.execute(named).scalars()))
+        connection.execute(delete(blobs).where(blobs.c.blob_id.in_(unnamed)))
+        gone += unnamed
+    return gone
+
+
+def delete_chunks(connection: Connection, blob_ids: Collection[int]) -> None:
+    """Delete the bytes of blobs, whose rows are gone or about to be written again."""
+    for some in _groups(blob_ids):
+        connection.execute(delete(blob_chunks).where(blob_chunks.c.blob_id.in_(some)))
+
+
+def orphans(connection: Connection, uuid: str, older_than_seconds: float) -> list[int]:
+    """Blobs no checkpoint has named for this long: what a killed save left behind."""
+    named = exists().where(checkpoint_blobs.c.blob_id == blobs.c.blob_id)
+    old = blobs.c.created_at < clock() - older_than_seconds
+    return list(connection.execute(select(blobs.c.blob_id).where(blobs.c.study == uuid, old, ~named)).scalars())
+
+
+def chunkless(connection: Connection) -> list[int]:
+    """Ids of chunks whose blob is gone: what a killed sweep left behind."""
+    there = exists().where(blobs.c.blob_id == blob_chunks.c.blob_id)
+    return list(connection.execute(select(blob_chunks.c.blob_id).where(~there).distinct()).scalars())
+
+
+def _find(
+    connection: Connection,
+    uuid: str,
+    hashes: Collection[str],
+    *,
+    intact: int | None = None,
+    lock: Literal["share", "update"] | None = None,
+) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for some in _groups(hashes):
+        query = select(blobs.c.hash, blobs.c.blob_id).where(blobs.c.study == uuid, blobs.c.hash.in_(some))
+        if intact is not None:
+            query = query.where(blobs.c.intact == intact)
+        if lock is not None:
+            # In one order everywhere, so that two transactions cannot wait for each other.
+            query = query.order_by(blobs.c.blob_id).with_for_update(read=lock == "share")
+        found |= {row.hash: row.blob_id for row in connection.execute(query)}
+    return found
+
+
+def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[dict[str, object]]:
+    for content in contents:
+        for seq, start in enumerate(range(0, content.data.nbytes, CHUNK_BYTES)):
+            yield {"blob_id": ids[content.hash], "seq": seq, "data": content.data[start : start + CHUNK_BYTES]}
+
+
+def _read_small(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, bytearray]]:
+    query = select(blob_chunks.c.blob_id, blob_chunks.c.data).where(blob_chunks.c.blob_id.in_(ids))
+    found: dict[int, bytearray] = {blob_id: bytearray() for blob_id in ids}
+    for blob_id, data in connection.execute(query.order_by(blob_chunks.c.blob_id, blob_chunks.c.seq)):
+        found[blob_id] += data
+    yield from found.items()
+
+
+def _read_large(connection: Connection, blob_id: int, size: int) -> bytearray:
+    # A chunk at a time: no driver then holds the whole blob beside ours.
+    data, end = bytearray(size), 0
+    for seq in range(-(-size // CHUNK_BYTES)):
+        query = select(blob_chunks.c.data).where(blob_chunks.c.blob_id == blob_id, blob_chunks.c.seq == seq)
+        chunk = connection.execute(query).scalar_one_or_none() or b""
+        data[end : end + len(chunk)] = chunk
+        end += len(chunk)
+    del data[end:]
+    return data
+
+
+def _groups(items: Collection[_T]) -> Iterator[list[_T]]:
+    """Lists short enough for the parameters of one statement."""
+    everything = list(items)
+    for start in range(0, len(everything), _IDS_AT_ONCE):
+        yield everything[start : start + _IDS_AT_ONCE]

@@ -1,0 +1,308 @@
+"""Whole states, stored whole or not at all, read back only as they were.
+
+Bytes first, in transactions of their own; last, in one transaction, the row that makes them a
+checkpoint: it checks the fence, locks the blobs it names against a sweep, and says how far the
+trial has come. A small state goes in one transaction altogether. Everything has a hash (the
+manifest too), and everything is verified when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, delete, insert, select
+
+from tunesafe.contracts import CheckpointInfo, Position, Snapshot, StoredState
+from tunesafe.errors import DamagedError
+from tunesafe.failpoints import failpoint
+from tunesafe.store import blobs
+from tunesafe.store.blobs import Content, content_hash
+from tunesafe.store.claims import advance, check_fence
+from tunesafe.store.engine import database_now, reading, writing
+from tunesafe.store.faults import CorruptStorageError, TransientStorageError
+from tunesafe.store.tables import checkpoint_blobs, checkpoints
+
+__all__ = ["CheckpointStore"]
+
+ONE_TRANSACTION_BYTES = 1 << 20
+"""New bytes up to this size are committed together with the checkpoint that names them."""
+_SAVE_ATTEMPTS = 5
+
+
+class _FoundDamaged(DamagedError):
+    def __init__(self, message: str, blob_ids: Collection[int] = ()) -> None:
+        self.blob_ids = blob_ids
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A snapshot with the names of its bytes."""
+
+    position: Position
+    manifest_json: str
+    digest: str
+    num_bytes: int
+    contents: dict[str, Content]
+
+
+class CheckpointStore:
+    """The checkpoints of one study.
+
+    Args:
+        engine: From ``open_engine``; one from ``read_only_engine`` can list and load.
+        uuid: The study.
+    """
+
+    def __init__(self, engine: Engine, uuid: str) -> None:
+        self._engine, self._uuid = engine, uuid
+
+    def save(self, snapshot: Snapshot, *, number: int, fence: int) -> CheckpointInfo:
+        """Make a state durable; what is there already, bytes or all of it, is not written again.
+
+        Args:
+            snapshot: The state; its memory must not change until this returns.
+            number: The trial it belongs to.
+            fence: Of the claim under which it is saved.
+
+        Raises:
+            LeaseLostError: If the trial has been claimed again since; no checkpoint was made.
+            StorageError: If the database cannot be written; no checkpoint was made, older ones are unharmed.
+        """
+        described = _describe(snapshot, self._uuid, number)
+        for attempt in range(1, _SAVE_ATTEMPTS + 1):
+            try:
+                self._write_large(described, number, fence)
+                info = self._commit(described, number, fence)
+                break
+            except TransientStorageError:
+                if attempt == _SAVE_ATTEMPTS:
+                    raise
+        failpoint("checkpoint.committed")
+        return info
+
+    def infos(self, number: int | None = None) -> list[CheckpointInfo]:
+        """The checkpoints of one trial, or of the whole study; newest first within a trial."""
+        columns = [column for column in checkpoints.c if column.name not in ("manifest_json", "digest")]
+        query = select(*columns).where(checkpoints.c.study == self._uuid)
+        if number is not None:
+            query = query.where(checkpoints.c.number == number)
+        newest_first = (checkpoints.c.examples_seen.desc(), checkpoints.c.virtual_epoch.desc())
+        with reading(self._engine) as connection:
+            return [_info(row) for row in connection.execute(query.order_by(checkpoints.c.number, *newest_first))]
+
+    def load(self, info: CheckpointInfo) -> StoredState:
+        """Read a checkpoint back and verify every byte of it.
+
+        Raises:
+            DamagedError: If anything is missing or is not what was written; the message names trial,
+                example and tensor. Nothing is changed.
+            StorageError: If the database cannot be read.
+        """
+        try:
+            with reading(self._engine) as connection:
+                return self._load(connection, info)
+        except CorruptStorageError as error:
+            raise _damaged(info, f"the database cannot read it ({error})") from error
+
+    def newest_intact(self, number: int, on_damage: Callable[[DamagedError], None]) -> StoredState | None:
+        """The newest checkpoint of a trial that is what was written; ``None`` if there is none.
+
+        Args:
+            number: The trial.
+            on_damage: Told of each newer one that is not. Its bytes are marked, and written again by
+                the next save that holds them.
+        """
+        for info in self.infos(number):
+            try:
+                return self.load(info)
+            except DamagedError as error:
+                if isinstance(error, _FoundDamaged) and error.blob_ids:
+                    with writing(self._engine) as connection:
+                        blobs.mark_damaged(connection, error.blob_ids)
+                on_damage(error)
+        return None
+
+    def remove(self, checkpoint_ids: Collection[int]) -> None:
+        """Forget checkpoints, and the bytes no other checkpoint names: rows first, then bytes."""
+        if checkpoint_ids:
+            with writing(self._engine) as connection:
+                gone = blobs.delete_unreferenced(connection, _delete_rows(connection, checkpoint_ids))
+            self._delete_chunks(gone)
+        failpoint("checkpoint.swept")
+
+    def sweep_orphans(self, older_than_seconds: float = 3600.0) -> None:
+        """Remove what killed saves and sweeps left behind; a save in progress is younger than that."""
+        with writing(self._engine) as connection:
+            gone = blobs.delete_unreferenced(connection, blobs.orphans(connection, self._uuid, older_than_seconds))
+            left = blobs.chunkless(connection)
+        self._delete_chunks({*gone, *left})
+
+    def _delete_chunks(self, blob_ids: Iterable[int]) -> None:
+        # One blob at a time: a sweep of gigabytes must not keep others' leases waiting.
+        for blob_id in blob_ids:
+            with writing(self._engine) as connection:
+                blobs.delete_chunks(connection, [blob_id])
+
+    def _write_large(self, described: _Described, number: int, fence: int) -> None:
+        """Write new bytes ahead of the commit, if they are too many for its transaction."""
+        with reading(self._engine) as connection:
+            check_fence(connection, self._uuid, number, fence)
+            there = blobs.find_intact(connection, self._uuid, described.contents)
+        new = [content for name, content in described.contents.items() if name not in there]
+        if sum(content.data.nbytes for content in new) <= ONE_TRANSACTION_BYTES:
+            return
+        for batch in _batches(new):
+            with writing(self._engine) as connection:
+                blobs.write_blobs(connection, self._uuid, batch)
+            for _ in batch:
+                failpoint("blob.written")
+
+    def _commit(self, described: _Described, number: int, fence: int) -> CheckpointInfo:
+        position, uuid = described.position, self._uuid
+        with writing(self._engine) as connection:
+            advance(connection, uuid, number, fence, position.examples_seen)
+            ids = blobs.lock_intact(connection, uuid, described.contents)
+            new = [content for name, content in described.contents.items() if name not in ids]
+            if new:
+                ids |= blobs.write_blobs(connection, uuid, new)
+                for _ in new:
+                    failpoint("blob.written")
+            old = connection.execute(select(checkpoints).where(*_at(uuid, number, position))).one_or_none()
+            if old is not None:
+                if not new and (old.manifest_json, old.digest) == (described.manifest_json, described.digest):
+                    return _info(old)
+                # Damaged since, or trained again and come out differently: what is true now counts.
+                _delete_rows(connection, [old.checkpoint_id])
+            now = database_now(connection)
+            values = {
+                "study": uuid,
+                "number": number,
+                "virtual_epoch": position.virtual_epoch,
+                "examples_seen": position.examples_seen,
+                "manifest_json": described.manifest_json,
+                "digest": described.digest,
+                "num_bytes": described.num_bytes,
+                "fence": fence,
+                "created_at": now,
+            }
+            (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
+            named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in ids.values()]
+            connection.execute(insert(checkpoint_blobs), named)
+            failpoint("checkpoint.in_transaction")
+        return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now)
+
+    def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
+        by_id = checkpoints.c.checkpoint_id == info.checkpoint_id
+        row = connection.execute(select(checkpoints.c.manifest_json, checkpoints.c.digest).where(by_id)).one_or_none()
+        if row is None:
+            raise _damaged(info, "it has been removed")
+        if row.digest != _digest(self._uuid, info.number, info.position, row.manifest_json):
+            raise _damaged(info, "its manifest no longer matches its hash")
+        manifest = json.loads(row.manifest_json)
+        structure_hash, structure_bytes = manifest["structure"]
+        parts = [("its structure", structure_hash, structure_bytes)]
+        parts += [(f"tensor {path!r}", name, size) for path, _, _, name, size in manifest["tensors"]]
+        sizes = {name: size for _, name, size in parts}
+        ids = blobs.find_blobs(connection, self._uuid, sizes)
+        names = {blob_id: name for name, blob_id in ids.items()}
+        intact: dict[str, bytearray] = {}
+        for blob_id, data in blobs.read_blobs(connection, {ids[name]: sizes[name] for name in ids}):
+            if content_hash(data) == names[blob_id]:
+                intact[names[blob_id]] = data
+        for what, name, _ in parts:
+            if name not in intact:
+                found = "no longer matches its hash" if name in ids else "is missing"
+                raise _damaged(info, f"{what} {found}", [ids[h] for h in ids if h not in intact])
+        structure = intact[structure_hash].decode("utf-8", "surrogatepass")
+        return StoredState(info, structure, _own_bytes(intact, [name for _, name, _ in parts[1:]]))
+
+
+def _describe(snapshot: Snapshot, uuid: str, number: int) -> _Described:
+    structure = memoryview(snapshot.structure.encode("utf-8", "surrogatepass"))
+    contents: dict[str, Content] = {}
+
+    def name(data: memoryview) -> str:
+        # A view with a zero in its shape cannot be cast, and one of several dimensions not sliced.
+        flat = data.cast("B") if data.nbytes else memoryview(b"")
+        key = content_hash(flat)
+        contents.setdefault(key, Content(key, flat))
+        return key
+
+    manifest = {
+        "structure": [name(structure), structure.nbytes],
+        "tensors": [[t.path, t.dtype, list(t.shape), name(t.data), t.data.nbytes] for t in snapshot.tensors],
+    }
+    text = json.dumps(manifest)
+    return _Described(
+        position=snapshot.position,
+        manifest_json=text,
+        digest=_digest(uuid, number, snapshot.position, text),
+        num_bytes=structure.nbytes + sum(tensor.data.nbytes for tensor in snapshot.tensors),
+        # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
+        contents=dict(sorted(contents.items())),
+    )
+
+
+def _digest(uuid: str, number: int, position: Position, manifest_json: str) -> str:
+    """The hash of a manifest and of the place it belongs to: a row moved elsewhere is found out."""
+    place = f"{uuid}/{number}/{position.virtual_epoch}/{position.examples_seen}"
+    return content_hash(f"{place}\n{manifest_json}".encode())
+
+
+def _batches(contents: Iterable[Content]) -> Iterable[list[Content]]:
+    """Small blobs together, up to a chunk; a larger one by itself."""
+    batch: list[Content] = []
+    for content in contents:
+        if batch and sum(c.data.nbytes for c in batch) + content.data.nbytes > blobs.CHUNK_BYTES:
+            yield batch
+            batch = []
+        batch.append(content)
+    if batch:
+        yield batch
+
+
+def _delete_rows(connection: Connection, checkpoint_ids: Collection[int]) -> list[int]:
+    """Delete checkpoints; return the ids of the blobs they named."""
+    ids = list(checkpoint_ids)
+    query = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.checkpoint_id.in_(ids)).distinct()
+    named = list(connection.execute(query).scalars())
+    connection.execute(delete(checkpoint_blobs).where(checkpoint_blobs.c.checkpoint_id.in_(ids)))
+    connection.execute(delete(checkpoints).where(checkpoints.c.checkpoint_id.in_(ids)))
+    return named
+
+
+def _own_bytes(intact: dict[str, bytearray], names: Iterable[str]) -> tuple[bytearray, ...]:
+    """Bytes by index; tensors that were equal get bytes of their own, for they are written to separately."""
+    given: set[str] = set()
+    tensors: list[bytearray] = []
+    for name in names:
+        tensors.append(bytearray(intact[name]) if name in given else intact[name])
+        given.add(name)
+    return tuple(tensors)
+
+
+def _damaged(info: CheckpointInfo, what: str, blob_ids: Collection[int] = ()) -> _FoundDamaged:
+    return _FoundDamaged(
+        f"Checkpoint of trial {info.number} at example {info.position.examples_seen:,} is damaged: {what}.\n"
+        "Records, other trials and other checkpoints without these bytes are not affected. When the trial is resumed, "
+        "it continues from its newest intact checkpoint.",
+        blob_ids,
+    )
+
+
+def _at(uuid: str, number: int, position: Position) -> tuple[Any, ...]:
+    return (
+        checkpoints.c.study == uuid,
+        checkpoints.c.number == number,
+        checkpoints.c.virtual_epoch == position.virtual_epoch,
+        checkpoints.c.examples_seen == position.examples_seen,
+    )
+
+
+def _info(row: Row[Any]) -> CheckpointInfo:
+    position = Position(row.examples_seen, row.virtual_epoch)
+    return CheckpointInfo(row.checkpoint_id, row.number, position, row.num_bytes, row.created_at)

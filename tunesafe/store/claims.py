@@ -1,0 +1,286 @@
+"""Who may write to a trial: its phase, its lease and its fence.
+
+A number is FREE, then CLAIMED, then CLOSING (or HELD), then TOLD. Every claim raises the fence
+and every write names the fence it was claimed under, in the transaction of the write itself; a
+write under an older one finds no row. That a lease has expired lets others claim; only a claim
+takes the right away.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, Update, func, select, update
+
+from tunesafe.contracts import Claim, Ending, Outcome, Owner, Parameter, TrialPhase, TrialRow
+from tunesafe.errors import LeaseLostError
+from tunesafe.store import jsontext
+from tunesafe.store.engine import clock
+from tunesafe.store.identity import is_provably_dead
+from tunesafe.store.tables import trials
+
+__all__ = [
+    "advance",
+    "check_fence",
+    "claim_free",
+    "claimable",
+    "count_death",
+    "count_phases",
+    "find_token",
+    "held",
+    "is_takeable",
+    "mark_told",
+    "record_outcome",
+    "release",
+    "renew",
+    "retake",
+    "seal_params",
+    "trial_row",
+    "trial_rows",
+    "unhold",
+]
+
+
+def claim_free(
+    connection: Connection, uuid: str, number: int, n_trials: int, owner: Owner, lease_seconds: float
+) -> Claim | None:
+    """Claim a number nobody has had; ``None`` if it is beyond the study or not free.
+
+    Meant for the transaction in which Optuna creates the trial of this number: on ``None`` roll it back.
+    """
+    if number >= n_trials:
+        return None
+    token = uuids.uuid4().hex
+    result = connection.execute(
+        _trial_update(uuid, number)
+        .where(trials.c.phase == TrialPhase.FREE)
+        .values(
+            phase=TrialPhase.CLAIMED,
+            attempt=1,
+            claimed_at=clock(),
+            **_ownership(token, owner, lease_seconds),
+        )
+    )
+    return find_token(connection, uuid, token) if result.rowcount == 1 else None
+
+
+def claimable(connection: Connection, uuid: str) -> list[TrialRow]:
+    """Trials begun and not told, in claim order: closing ones first, then by number.
+
+    Ask ``is_takeable`` of each; a live owner's are among them.
+    """
+    phases = (TrialPhase.CLOSING, TrialPhase.CLAIMED)
+    rows = _select_rows(connection, uuid, trials.c.phase.in_(phases))
+    return sorted(rows, key=lambda row: (phases.index(row.phase), row.number))
+
+
+def is_takeable(row: TrialRow, now: float) -> bool:
+    """Whether others may claim a trial: its lease is over (or released), or its owner is provably dead.
+
+    Args:
+        row: As read by ``claimable``.
+        now: The database's time [seconds since the epoch].
+    """
+    return row.lease_expires_at <= now or row.owner is None or is_provably_dead(row.owner)
+
+
+def retake(connection: Connection, uuid: str, row: TrialRow, owner: Owner, lease_seconds: float) -> Claim | None:
+    """Claim a trial as it was read; ``None`` if its fence or phase has changed since: somebody was faster."""
+    token = uuids.uuid4().hex
+    result = connection.execute(
+        _trial_update(uuid, row.number)
+        .where(trials.c.fence == row.fence, trials.c.phase == row.phase)
+        .values(
+            attempt=trials.c.attempt + (1 if row.phase is TrialPhase.CLAIMED else 0),
+            **_ownership(token, owner, lease_seconds),
+        )
+    )
+    return find_token(connection, uuid, token) if result.rowcount == 1 else None
+
+
+def find_token(connection: Connection, uuid: str, token: str) -> Claim | None:
+    """The claim a token names, if it stands: the answer to a lost COMMIT reply."""
+    columns = (trials.c.number, trials.c.phase, trials.c.fence, trials.c.token, trials.c.attempt)
+    row = connection.execute(select(*columns).where(trials.c.study == uuid, trials.c.token == token)).one_or_none()
+    return None if row is None else Claim(row.number, TrialPhase(row.phase), row.fence, row.token, row.attempt)
+
+
+def check_fence(connection: Connection, uuid: str, number: int, fence: int) -> None:
+    """Make sure a fence is the newest, and stays so until this transaction ends.
+
+    Raises:
+        LeaseLostError: If the trial has been claimed again since.
+    """
+    # For update, not for share: two writers that share a row and then both update it would deadlock.
+    query = select(trials.c.fence).where(trials.c.study == uuid, trials.c.number == number).with_for_update()
+    found = connection.execute(query).scalar_one_or_none()
+    if found != fence:
+        newer = "is not in the study any more" if found is None else "has been claimed by another worker"
+        raise LeaseLostError(
+            f"Trial {number} {newer} (fence {found}, this worker holds {fence}). Nothing of this write was stored; "
+            "the trial goes on where it is held. This worker leaves it."
+        )
+
+
+def renew(connection: Connection, uuid: str, number: int, fence: int, lease_seconds: float) -> None:
+    """Extend a lease from now. Raises ``LeaseLostError`` under a stale fence."""
+    _fenced(connection, uuid, number, fence, lease_expires_at=clock() + lease_seconds)
+
+
+def release(connection: Connection, uuid: str, number: int, fence: int) -> bool:
+    """Let others claim the trial at once; the owner is kept for history. ``False`` if it was not ours any more."""
+    statement = _trial_update(uuid, number).where(trials.c.fence == fence)
+    return connection.execute(statement.values(lease_expires_at=0.0)).rowcount == 1
+
+
+def seal_params(connection: Connection, uuid: str, number: int, fence: int, params: Mapping[str, Parameter]) -> None:
+    """Keep a trial's parameters once all are drawn. Raises ``LeaseLostError`` under a stale fence."""
+    _fenced(connection, uuid, number, fence, params_json=jsontext.dump(dict(params)))
+
+
+def advance(connection: Connection, uuid: str, number: int, fence: int, examples_seen: int) -> None:
+    """Note durable progress, which forgives earlier deaths; going back is not noted.
+
+    Raises:
+        LeaseLostError: Under a stale fence.
+    """
+    check_fence(connection, uuid, number, fence)
+    statement = _trial_update(uuid, number).where(trials.c.examples_seen < examples_seen)
+    connection.execute(statement.values(examples_seen=examples_seen, deaths=0))
+
+
+def count_death(connection: Connection, uuid: str, number: int, fence: int) -> int | None:
+    """Count a death of the trial's process; return how many there were since its last durable progress.
+
+    ``None`` if the trial has been claimed again since: the death is not this claim's.
+    """
+    statement = _trial_update(uuid, number).where(trials.c.fence == fence, trials.c.phase == TrialPhase.CLAIMED)
+    if connection.execute(statement.values(deaths=trials.c.deaths + 1)).rowcount != 1:
+        return None
+    query = select(trials.c.deaths).where(trials.c.study == uuid, trials.c.number == number)
+    return int(connection.execute(query).scalar_one())
+
+
+def record_outcome(
+    connection: Connection,
+    uuid: str,
+    number: int,
+    fence: int,
+    outcome: Outcome,
+    phase: TrialPhase = TrialPhase.CLOSING,
+) -> None:
+    """Record how a trial ended, before Optuna is told; of a trial already told nothing is changed.
+
+    The phase is ``CLOSING``, or ``HELD`` for an exception in a streak.
+
+    Raises:
+        LeaseLostError: Under a stale fence.
+    """
+    check_fence(connection, uuid, number, fence)
+    connection.execute(
+        _trial_update(uuid, number)
+        .where(trials.c.phase != TrialPhase.TOLD)
+        .values(
+            phase=phase,
+            outcome_json=_outcome_json(outcome),
+            ending=outcome.ending,
+            value=outcome.value,
+            examples_seen=outcome.examples_seen,
+            ended_at=clock(),
+        )
+    )
+
+
+def mark_told(connection: Connection, uuid: str, number: int, fence: int) -> None:
+    """End a trial: Optuna knows (in the transaction in which it is told). Raises ``LeaseLostError`` if stale."""
+    _fenced(connection, uuid, number, fence, phase=TrialPhase.TOLD, lease_expires_at=0.0)
+
+
+def held(connection: Connection, uuid: str) -> list[TrialRow]:
+    """Trials that raised and wait for what becomes of their streak, by number."""
+    return _select_rows(connection, uuid, trials.c.phase == TrialPhase.HELD)
+
+
+def unhold(connection: Connection, uuid: str, numbers: Collection[int], to: TrialPhase) -> int:
+    """Let held trials end (``CLOSING``) or run again under their numbers (``CLAIMED``, outcome forgotten).
+
+    Either way they have no lease: whoever claims them next goes on. Returns how many were still held.
+    """
+    if to not in (TrialPhase.CLOSING, TrialPhase.CLAIMED):
+        raise ValueError(f"a held trial becomes closing or claimed, not {to}")
+    values: dict[str, Any] = {"phase": to, "lease_expires_at": 0.0}
+    if to is TrialPhase.CLAIMED:
+        values |= {"outcome_json": None, "ending": None, "value": None, "ended_at": None, "deaths": 0}
+    where = (trials.c.study == uuid, trials.c.number.in_(numbers), trials.c.phase == TrialPhase.HELD)
+    return connection.execute(update(trials).where(*where).values(values)).rowcount
+
+
+def count_phases(connection: Connection, uuid: str) -> dict[TrialPhase, int]:
+    """How many trials are in each phase, zeros included."""
+    query = select(trials.c.phase, func.count()).where(trials.c.study == uuid).group_by(trials.c.phase)
+    found = {TrialPhase(phase): count for phase, count in connection.execute(query)}
+    return {phase: found.get(phase, 0) for phase in TrialPhase}
+
+
+def trial_rows(connection: Connection, uuid: str) -> list[TrialRow]:
+    """All trials of a study, free ones included, by number."""
+    return _select_rows(connection, uuid)
+
+
+def trial_row(connection: Connection, uuid: str, number: int) -> TrialRow | None:
+    """One trial, if the study has this number."""
+    return next(iter(_select_rows(connection, uuid, trials.c.number == number)), None)
+
+
+def _trial_update(uuid: str, number: int) -> Update:
+    return update(trials).where(trials.c.study == uuid, trials.c.number == number)
+
+
+def _fenced(connection: Connection, uuid: str, number: int, fence: int, **values: Any) -> None:
+    statement = _trial_update(uuid, number).where(trials.c.fence == fence).values(**values)
+    if connection.execute(statement).rowcount != 1:
+        check_fence(connection, uuid, number, fence)
+
+
+def _ownership(token: str, owner: Owner, lease_seconds: float) -> dict[str, Any]:
+    return {
+        "fence": trials.c.fence + 1,
+        "token": token,
+        "owner_json": jsontext.dump(asdict(owner)),
+        "lease_expires_at": clock() + lease_seconds,
+    }
+
+
+def _select_rows(connection: Connection, uuid: str, *where: Any) -> list[TrialRow]:
+    query = select(trials).where(trials.c.study == uuid, *where).order_by(trials.c.number)
+    return [_trial_row(row) for row in connection.execute(query)]
+
+
+def _trial_row(row: Row[Any]) -> TrialRow:
+    return TrialRow(
+        number=row.number,
+        phase=TrialPhase(row.phase),
+        params=None if row.params_json is None else jsontext.load(row.params_json),
+        attempt=row.attempt,
+        fence=row.fence,
+        owner=None if row.owner_json is None else Owner(**jsontext.load(row.owner_json)),
+        lease_expires_at=row.lease_expires_at,
+        examples_seen=row.examples_seen,
+        outcome=None if row.outcome_json is None else _outcome(jsontext.load(row.outcome_json)),
+        claimed_at=row.claimed_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _outcome_json(outcome: Outcome) -> str:
+    # Not asdict(): it copies deeply, which a read-only view of the result cannot do.
+    values = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
+    return jsontext.dump(values | {"result": dict(outcome.result)})
+
+
+def _outcome(values: dict[str, Any]) -> Outcome:
+    outcome = Outcome(**values)
+    return replace(outcome, ending=Ending(outcome.ending))

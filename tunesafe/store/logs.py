@@ -1,0 +1,40 @@
+"""What user code printed, by trial and attempt."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, func, insert, select
+
+from tunesafe.contracts import LogChunk
+from tunesafe.store.tables import logs
+
+__all__ = ["append_log", "logs_of"]
+
+
+def append_log(connection: Connection, uuid: str, chunk: LogChunk) -> None:
+    """Add a piece of an attempt's output after what is there. One process writes an attempt's log."""
+    key = (logs.c.study == uuid, logs.c.number == chunk.number, logs.c.attempt == chunk.attempt)
+    last = connection.execute(select(func.max(logs.c.seq)).where(*key)).scalar_one_or_none()
+    connection.execute(
+        insert(logs).values(
+            study=uuid,
+            number=chunk.number,
+            attempt=chunk.attempt,
+            seq=0 if last is None else last + 1,
+            text=_storable(chunk.text),
+        )
+    )
+
+
+def logs_of(connection: Connection, uuid: str, number: int) -> list[LogChunk]:
+    """The output of a trial, attempt by attempt."""
+    query = (
+        select(logs.c.attempt, logs.c.text)
+        .where(logs.c.study == uuid, logs.c.number == number)
+        .order_by(logs.c.attempt, logs.c.seq)
+    )
+    return [LogChunk(number, row.attempt, row.text) for row in connection.execute(query)]
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL has no NUL in text, and nobody has lone surrogates."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")

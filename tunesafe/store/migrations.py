@@ -1,0 +1,64 @@
+"""Brings a database to the newest schema, one version at a time.
+
+A step takes a connection from version n to n + 1 and may be begun again after a death in its
+middle (MySQL commits every CREATE by itself). Databases of every released schema are kept in
+``tests/golden`` and upgraded in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, Engine, delete, insert, inspect, select
+
+from tunesafe.errors import StorageError
+from tunesafe.store.engine import reading, writing
+from tunesafe.store.tables import metadata, schema
+from tunesafe.store.urls import display_url
+
+__all__ = ["SCHEMA_VERSION", "STEPS", "Step", "schema_version", "upgrade"]
+
+Step = Callable[[Connection], None]
+"""Takes a database from one version to the next; safe to run again."""
+
+
+def _create_tables(connection: Connection) -> None:
+    metadata.create_all(connection, checkfirst=True)
+
+
+STEPS: Sequence[Step] = (_create_tables,)
+"""``STEPS[n]`` leads from version n to n + 1. Version 0 has no tables of ours."""
+SCHEMA_VERSION = len(STEPS)
+"""The schema this version of tunesafe reads and writes."""
+
+
+def schema_version(connection: Connection) -> int:
+    """The schema a database has; 0 if it has no tables of ours."""
+    if not inspect(connection).has_table(schema.name):
+        return 0
+    return connection.execute(select(schema.c.version)).scalar() or 0
+
+
+def upgrade(engine: Engine, steps: Sequence[Step] = STEPS) -> None:
+    """Create or upgrade our tables; nothing happens to a database that is up to date.
+
+    Call it with ``first_open_lock`` held.
+
+    Raises:
+        StorageError: If the database was written by a newer tunesafe, or cannot be written.
+    """
+    newest = len(steps)
+    with reading(engine) as connection:
+        found = schema_version(connection)
+    if found > newest:
+        raise StorageError(
+            f"The database {display_url(engine.url)} has schema {found}, written by a newer tunesafe; this one knows "
+            f"schemas up to {newest}. Nothing was changed. Upgrade tunesafe: pip install --upgrade tunesafe"
+        )
+    for version in range(found, newest):
+        with writing(engine) as connection:
+            if schema_version(connection) != version:
+                continue
+            steps[version](connection)
+            connection.execute(delete(schema))
+            connection.execute(insert(schema).values(version=version + 1))

@@ -1,0 +1,182 @@
+"""What ``tunesafe status`` shows, in a handful of queries that count in the database.
+
+Nothing here grows with the number of records, and only trials somebody has begun and not ended
+are read row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sqlalchemy import Connection, case, func, select
+
+from tunesafe.contracts import Ending, Event, Owner, Parameter, TrialPhase
+from tunesafe.errors import SpecError
+from tunesafe.store import jsontext
+from tunesafe.store.engine import database_now
+from tunesafe.store.events import events_of
+from tunesafe.store.studies import StudyRow, find_study, study_names
+from tunesafe.store.tables import trials
+
+__all__ = ["ActiveTrial", "BestTrial", "StudySummary", "summarise"]
+
+
+@dataclass(frozen=True, slots=True)
+class BestTrial:
+    """The best complete trial; the lowest number on a tie.
+
+    Args:
+        number: Which trial.
+        value: Its objective.
+        params: Its parameters.
+        selected_virtual_epoch: The virtual epoch its value is of.
+    """
+
+    number: int
+    value: float
+    params: Mapping[str, Parameter]
+    selected_virtual_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveTrial:
+    """A trial begun and not ended, and who has it.
+
+    Args:
+        number: Which trial.
+        phase: ``CLAIMED``, ``CLOSING`` or ``HELD``.
+        attempt: Attempts so far.
+        examples_seen: As of its newest record or checkpoint [examples].
+        owner: Who holds or last held it.
+        lease_seconds: What is left of the lease [seconds]; not positive if expired or released.
+    """
+
+    number: int
+    phase: TrialPhase
+    attempt: int
+    examples_seen: int
+    owner: Owner | None
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """A study at one moment.
+
+    Args:
+        study: What is known of it as a whole.
+        num_trials: N.
+        phases: Trials by phase, zeros included; they add up to N.
+        endings: Ended trials (told or about to be; not held ones) by ending, zeros included.
+        num_resumed: Trials with more than one attempt.
+        num_attempts: Attempts of all trials.
+        examples_seen: By all trials [examples].
+        best: The best complete trial so far.
+        active: Trials begun and not ended, by number.
+        events: The latest, in the order they happened.
+        now: The database's time [seconds since the epoch].
+    """
+
+    study: StudyRow
+    num_trials: int
+    phases: Mapping[TrialPhase, int]
+    endings: Mapping[Ending, int]
+    num_resumed: int
+    num_attempts: int
+    examples_seen: int
+    best: BestTrial | None
+    active: Sequence[ActiveTrial]
+    events: Sequence[Event]
+    now: float
+
+
+def summarise(connection: Connection, name: str, *, num_events: int = 10) -> StudySummary:
+    """Sum up a study by its name.
+
+    Raises:
+        SpecError: If there is no such study; the message names those there are.
+    """
+    study = find_study(connection, name)
+    if study is None:
+        raise _unknown(name, study_names(connection))
+    counts = [
+        func.count(),
+        func.sum(case((trials.c.attempt > 1, 1), else_=0)),
+        func.sum(trials.c.attempt),
+        func.sum(trials.c.examples_seen),
+    ]
+    query = select(trials.c.phase, trials.c.ending, *counts).where(trials.c.study == study.uuid)
+    phases, endings = dict.fromkeys(TrialPhase, 0), dict.fromkeys(Ending, 0)
+    num_resumed = num_attempts = examples_seen = 0
+    for phase, ending, *sums in connection.execute(query.group_by(trials.c.phase, trials.c.ending)):
+        # MySQL and PostgreSQL sum integers to decimals.
+        count, resumed, attempts, examples = (int(value) for value in sums)
+        phases[TrialPhase(phase)] += count
+        if ending is not None and phase != TrialPhase.HELD:
+            endings[Ending(ending)] += count
+        num_resumed += resumed
+        num_attempts += attempts
+        examples_seen += examples
+    now = database_now(connection)
+    return StudySummary(
+        study=study,
+        num_trials=sum(phases.values()),
+        phases=phases,
+        endings=endings,
+        num_resumed=num_resumed,
+        num_attempts=num_attempts,
+        examples_seen=examples_seen,
+        best=_best(connection, study),
+        active=_active(connection, study.uuid, now),
+        events=events_of(connection, study.uuid, newest=num_events),
+        now=now,
+    )
+
+
+def _best(connection: Connection, study: StudyRow) -> BestTrial | None:
+    better = trials.c.value.asc() if study.direction == "minimize" else trials.c.value.desc()
+    query = (
+        select(trials.c.number, trials.c.value, trials.c.params_json, trials.c.outcome_json)
+        .where(
+            trials.c.study == study.uuid,
+            trials.c.ending == Ending.COMPLETE,
+            trials.c.phase != TrialPhase.HELD,
+            trials.c.value.is_not(None),
+        )
+        .order_by(better, trials.c.number)
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    outcome = jsontext.load(row.outcome_json)
+    params = jsontext.load(row.params_json) if row.params_json else {}
+    return BestTrial(row.number, outcome["value"], params, outcome["selected_virtual_epoch"])
+
+
+def _active(connection: Connection, uuid: str, now: float) -> list[ActiveTrial]:
+    columns = (trials.c.number, trials.c.phase, trials.c.attempt, trials.c.examples_seen)
+    begun = trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.CLOSING, TrialPhase.HELD))
+    query = select(*columns, trials.c.owner_json, trials.c.lease_expires_at).where(trials.c.study == uuid, begun)
+    return [
+        ActiveTrial(
+            number=row.number,
+            phase=TrialPhase(row.phase),
+            attempt=row.attempt,
+            examples_seen=row.examples_seen,
+            owner=None if row.owner_json is None else Owner(**jsontext.load(row.owner_json)),
+            lease_seconds=row.lease_expires_at - now,
+        )
+        for row in connection.execute(query.order_by(trials.c.number))
+    ]
+
+
+def _unknown(name: str, names: Sequence[str]) -> SpecError:
+    if not names:
+        return SpecError(f"There is no study {name!r}: the database has none. Start it with `tunesafe run`.")
+    near = get_close_matches(name, names, 1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    shown = ", ".join(repr(other) for other in names[:10]) + (", …" if len(names) > 10 else "")
+    return SpecError(f"There is no study {name!r} in the database. {hint}It has: {shown}.")

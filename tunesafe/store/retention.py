@@ -1,0 +1,130 @@
+"""Which checkpoints a study no longer needs.
+
+A live trial keeps its newest two (and its best, where the best is what counts); a complete one
+what the study file asks to keep; a pruned or failed one nothing. Pure: values in, ids out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+from tunesafe.contracts import CheckpointInfo, Ending, Position
+
+__all__ = ["Keep", "TrialKeep", "surplus"]
+
+_LIVE_NEWEST = 2
+"""One to resume from, and one to fall back on if that is damaged."""
+
+Direction = Literal["minimize", "maximize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What the study file asks to keep.
+
+    Args:
+        last: Newest checkpoints of every complete trial.
+        best: Checkpoints of every complete trial with its best objective values.
+        study_best: Trials whose selected checkpoint is kept, best first.
+        select_best: Whether a trial's result is its best virtual epoch, not its last.
+    """
+
+    last: int = 1
+    best: int = 1
+    study_best: int = 1
+    select_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialKeep:
+    """What retention has to know of one trial.
+
+    Args:
+        ending: How it ended; ``None`` while it lives (or is held).
+        value: Its objective value, if it is complete.
+        selected_virtual_epoch: The virtual epoch that value is of.
+        objectives: The objective at each reported boundary.
+    """
+
+    ending: Ending | None
+    value: float | None = None
+    selected_virtual_epoch: int | None = None
+    objectives: Mapping[Position, float] = field(default_factory=dict)
+
+
+def surplus(
+    checkpoints: Iterable[CheckpointInfo], trials: Mapping[int, TrialKeep], keep: Keep, direction: Direction
+) -> set[int]:
+    """The ids of the checkpoints that may be removed.
+
+    Args:
+        checkpoints: All of the study, or all of some trials, in any order.
+        trials: By number, the whole study's: who is best is decided among them. A checkpoint of
+            a trial that is not in it is kept.
+        keep: The rules.
+        direction: Of the objective.
+
+    Example:
+        >>> infos = [CheckpointInfo(i, 0, Position(10 * i, i), 100, 0.0) for i in (1, 2, 3)]
+        >>> surplus(infos, {0: TrialKeep(None)}, Keep(), "minimize")
+        {1}
+    """
+    study_best = _best_trials(trials, keep.study_best, direction)
+    ordered = sorted(checkpoints, key=lambda info: (info.number, info.position))
+    removable: set[int] = set()
+    for number, group in groupby(ordered, key=lambda info: info.number):
+        infos = list(group)
+        if (trial := trials.get(number)) is None:
+            continue
+        kept = _kept(infos, trial, keep, direction)
+        if number in study_best:
+            kept |= _selected(infos, trial)
+        removable |= {info.checkpoint_id for info in infos} - kept
+    return removable
+
+
+def _kept(infos: Sequence[CheckpointInfo], trial: TrialKeep, keep: Keep, direction: Direction) -> set[int]:
+    match trial.ending:
+        case None:
+            return _newest(infos, _LIVE_NEWEST) | _best(infos, trial, int(keep.select_best), direction)
+        case Ending.COMPLETE:
+            return _newest(infos, keep.last) | _best(infos, trial, keep.best, direction)
+        case _:
+            return set()
+
+
+def _newest(infos: Sequence[CheckpointInfo], count: int) -> set[int]:
+    return {info.checkpoint_id for info in sorted(infos, key=lambda i: i.position, reverse=True)[:count]}
+
+
+def _best(infos: Sequence[CheckpointInfo], trial: TrialKeep, count: int, direction: Direction) -> set[int]:
+    """Checkpoints at boundaries, best objective first, the earlier one on a tie."""
+    ranked = sorted(
+        (_rank(trial.objectives[info.position], direction), info.position, info.checkpoint_id)
+        for info in infos
+        if math.isfinite(trial.objectives.get(info.position, math.nan))
+    )
+    return {checkpoint_id for _, _, checkpoint_id in ranked[:count]}
+
+
+def _selected(infos: Sequence[CheckpointInfo], trial: TrialKeep) -> set[int]:
+    """The checkpoint the trial's value is of: at the end of its virtual epoch, not part-way in the next."""
+    at = [info for info in infos if info.position.virtual_epoch == trial.selected_virtual_epoch]
+    return {min(at, key=lambda info: info.position).checkpoint_id} if at else set()
+
+
+def _best_trials(trials: Mapping[int, TrialKeep], count: int, direction: Direction) -> set[int]:
+    ranked = sorted(
+        (_rank(trial.value, direction), number)
+        for number, trial in trials.items()
+        if trial.ending is Ending.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+    )
+    return {number for _, number in ranked[:count]}
+
+
+def _rank(value: float, direction: Direction) -> float:
+    return value if direction == "minimize" else -value
