@@ -79,7 +79,7 @@ def encode_optimizer(optimizer: Any) -> str:
     Args:
         optimizer: A ``CMA``, ``SepCMA`` or ``CMAwM``.
     """
-    return json.dumps(_encode(optimizer), separators=(",", ":"))
+    return json.dumps(_encode(optimizer), separators=(",", ":"), sort_keys=True)
 
 
 def decode_optimizer(text: str) -> Any:
