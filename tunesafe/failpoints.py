@@ -12,13 +12,13 @@ import errno
 import os
 import signal
 
-__all__ = ["FAILPOINTS", "failpoint"]
+__all__ = ["FAILPOINTS", "arm", "failpoint"]
 
 FAILPOINTS: dict[str, str] = {
     "open.locked": "first open: the lock is held, nothing exists",
     "open.schema": "first open: our tables exist, Optuna's do not",
     "open.optuna": "first open: Optuna's tables exist, the study does not",
-    "open.study": "first open: the Optuna study exists, ours does not",
+    "open.study": "first open: our study exists, Optuna's does not",
     "open.done": "first open: both exist",
     "claim.before": "before a trial is claimed",
     "claim.in_transaction": "inside the transaction that creates and claims a trial, before its commit",
@@ -51,14 +51,29 @@ FAILPOINTS: dict[str, str] = {
 """Every failpoint and where it stands. The crash matrix kills at each of them."""
 
 
-def _read_environment() -> tuple[str | None, int, str]:
-    name, _, count = os.environ.get("TUNESAFE_FAILPOINT", "").partition(":")
-    if name and name not in FAILPOINTS:
-        raise ValueError(f"TUNESAFE_FAILPOINT={name!r} names no failpoint; there are: {', '.join(FAILPOINTS)}")
-    return name or None, int(count or 1), os.environ.get("TUNESAFE_FAILPOINT_ACTION", "kill")
+_KILL, _RAISE = "kill", "raise"
+_armed: str | None = None
+_countdown = 0
+_action = _KILL
 
 
-_armed, _countdown, _action = _read_environment()
+def arm(name: str | None, passing: int = 1, action: str = _KILL) -> None:
+    """Choose where this process dies.
+
+    Args:
+        name: A failpoint; ``None`` for none.
+        passing: At which passing, 1-based.
+        action: ``kill`` (SIGKILL) or ``raise`` (``OSError`` ENOSPC, once).
+
+    Raises:
+        ValueError: If there is no such failpoint or action.
+    """
+    global _armed, _countdown, _action
+    if name is not None and name not in FAILPOINTS:
+        raise ValueError(f"{name!r} names no failpoint; there are: {', '.join(FAILPOINTS)}")
+    if action not in (_KILL, _RAISE):
+        raise ValueError(f"{action!r} is no action of a failpoint; there are: {_KILL}, {_RAISE}")
+    _armed, _countdown, _action = name, passing, action
 
 
 def failpoint(name: str) -> None:
@@ -68,6 +83,14 @@ def failpoint(name: str) -> None:
         return
     _countdown -= 1
     if _countdown == 0:
-        if _action == "raise":
+        if _action == _RAISE:
             raise OSError(errno.ENOSPC, "No space left on device (failpoint)")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm_from_environment() -> None:
+    name, _, passing = os.environ.get("TUNESAFE_FAILPOINT", "").partition(":")
+    arm(name or None, int(passing or 1), os.environ.get("TUNESAFE_FAILPOINT_ACTION", _KILL))
+
+
+_arm_from_environment()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, exists, func, select
 
-from tunesafe.contracts import TrialPhase
+from tunesafe.contracts import Ending, TrialPhase
 from tunesafe.store.tables import checkpoints, events, records, trials
 
-__all__ = ["any_progress", "count_by_standing", "count_events", "highest_begun"]
+__all__ = ["any_progress", "best_numbers", "count_by_standing", "count_events", "highest_begun"]
 
 
 def count_by_standing(connection: Connection, uuid: str) -> dict[str, int]:
@@ -43,3 +43,15 @@ def count_events(connection: Connection, uuid: str, kind: str) -> int:
     """How often something happened to a study."""
     query = select(func.count()).where(events.c.study == uuid, events.c.kind == kind)
     return int(connection.execute(query).scalar_one())
+
+
+def best_numbers(connection: Connection, uuid: str, direction: str, limit: int) -> list[int]:
+    """The numbers of the best complete trials, best first, the lower number on a tie."""
+    ranked = trials.c.value.asc() if direction == "minimize" else trials.c.value.desc()
+    query = (
+        select(trials.c.number)
+        .where(trials.c.study == uuid, trials.c.ending == Ending.COMPLETE, trials.c.value.is_not(None))
+        .order_by(ranked, trials.c.number)
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())

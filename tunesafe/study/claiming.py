@@ -1,0 +1,166 @@
+"""Claims: who works on which trial, and what happens to the trials of the dead.
+
+One order for everyone: outcomes that Optuna has not been told, trials whose owner is gone,
+then a free number. A free number is taken inside the transaction in which Optuna creates
+the trial, so the two tables cannot disagree: exactly N, whoever dies when.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tunesafe.contracts import Claim, Event, Owner, TrialPhase, TrialRow
+from tunesafe.errors import SpecError
+from tunesafe.failpoints import failpoint
+from tunesafe.store import claims, identity, studies, tallies
+from tunesafe.store.engine import database_now, reading, writing
+from tunesafe.store.events import append_event
+from tunesafe.study import lifecycle
+from tunesafe.study.fenced import number_of_newest_trial
+from tunesafe.study.opening import OpenStudy
+
+__all__ = ["Claimant"]
+
+
+class _NumberTakenError(Exception):
+    """The number Optuna gave is not free in our table; its transaction is rolled back."""
+
+
+class Claimant:
+    """Takes trials of one study for one owner.
+
+    Args:
+        opened: The study.
+        owner: Who claims; this process by default.
+    """
+
+    def __init__(self, opened: OpenStudy, owner: Owner | None = None) -> None:
+        self._opened, self._engine, self._storage = opened, opened.engine, opened.storage
+        self._uuid, self._spec = opened.row.uuid, opened.spec
+        self._owner = owner or identity.this_process()
+
+    def claim(self) -> Claim | None:
+        """Take the next trial to tell or to train; ``None`` if there is none to take now.
+
+        Raises:
+            SpecError: If the study was changed since this worker opened it.
+        """
+        failpoint("claim.before")
+        with writing(self._engine) as connection:
+            tally = self._check_revision(connection)
+            if lifecycle.held_to_be_told(tally, self._spec.max_failures):
+                release_held(connection, self._uuid, TrialPhase.CLOSING)
+                tally = count(connection, self._uuid)
+            if lifecycle.standing(tally, self._spec.max_failures) is not lifecycle.Standing.RUNNING:
+                return None
+            claim = self._retake(connection)
+        if claim is None and tally.free:
+            claim = self._take_free()
+        if claim is not None:
+            failpoint("claim.after")
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Give a trial back unfinished; the next claim continues it."""
+        with writing(self._engine) as connection:
+            claims.release(connection, self._uuid, claim.number, claim.fence)
+            self._note(connection, "released", claim.number, {"attempt": claim.attempt})
+
+    def take_up_held(self) -> None:
+        """Take up again the trials over whose exceptions the study had stopped."""
+        with writing(self._engine) as connection:
+            if lifecycle.held_run_again(count(connection, self._uuid), self._spec.max_failures):
+                release_held(connection, self._uuid, TrialPhase.CLAIMED)
+
+    def wait_for_others(self, seconds: float) -> bool:
+        """Wait while others hold trials that may yet fall to this worker.
+
+        Returns:
+            Whether there is a reason to try to claim again.
+        """
+        tally = self.tally()
+        if lifecycle.standing(tally, self._spec.max_failures) is not lifecycle.Standing.RUNNING or not tally.open:
+            return False
+        time.sleep(seconds)
+        return True
+
+    def tally(self) -> lifecycle.Tally:
+        """The study's trials by where they are now."""
+        with reading(self._engine) as connection:
+            return count(connection, self._uuid)
+
+    def _check_revision(self, connection: Connection) -> lifecycle.Tally:
+        if studies.revision_of(connection, self._uuid) != self._opened.row.revision:
+            raise SpecError(
+                f"study {self._spec.name!r} was changed by another command while this worker ran; "
+                "its finished trials are safe; run the same command again to go on with the new version"
+            )
+        return count(connection, self._uuid)
+
+    def _retake(self, connection: Connection) -> Claim | None:
+        now = database_now(connection)
+        for row in claims.claimable(connection, self._uuid):
+            if not claims.is_takeable(row, now):
+                continue
+            claim = claims.retake(connection, self._uuid, row, self._owner, self._spec.lease)
+            if claim is not None:
+                self._note(connection, *_story_of(row, claim))
+                return claim
+        return None
+
+    def _take_free(self) -> Claim:
+        taken: list[Claim] = []
+
+        def take(connection: Connection) -> None:
+            number = number_of_newest_trial(connection, self._opened.study_id)
+            claim = claims.claim_free(
+                connection, self._uuid, number, self._spec.n_trials, self._owner, self._spec.lease
+            )
+            if claim is None:
+                raise _NumberTakenError(number)
+            self._note(connection, "claimed", number, {"attempt": 1})
+            taken.append(claim)
+            failpoint("claim.in_transaction")
+
+        try:
+            with self._storage.carrying(take):
+                self._storage.create_new_trial(self._opened.study_id)
+        except _NumberTakenError as error:
+            raise SpecError(
+                f"Optuna's study {self._spec.name!r} would number its next trial {error}, which is not free in "
+                "tunesafe's table: a program other than tunesafe added or removed trials. Nothing was written. "
+                "Continue under a new name, or remove the foreign trials."
+            ) from None
+        return taken[-1]
+
+    def _note(self, connection: Connection, kind: str, number: int, details: dict[str, Any]) -> None:
+        append_event(connection, self._uuid, Event(kind, number, details))
+
+
+def count(connection: Connection, uuid: str) -> lifecycle.Tally:
+    """Count a study's trials by where they are."""
+    return lifecycle.Tally(**tallies.count_by_standing(connection, uuid))
+
+
+def release_held(connection: Connection, uuid: str, phase: TrialPhase) -> None:
+    """Let the held trials go: to be told as failures, or to run again."""
+    numbers = [row.number for row in claims.held(connection, uuid)]
+    if numbers:
+        claims.unhold(connection, uuid, numbers, phase)
+
+
+def _story_of(row: TrialRow, claim: Claim) -> tuple[str, int, dict[str, Any]]:
+    """Which event a second or later claim is."""
+    if row.phase is TrialPhase.CLOSING:
+        kind = "closing"
+    elif row.lease_expires_at == 0:
+        kind = "resumed"
+    else:
+        kind = "reclaimed"
+    details: dict[str, Any] = {"attempt": claim.attempt, "examples_seen": row.examples_seen}
+    if row.owner is not None:
+        details |= {"from_host": row.owner.host, "from_pid": row.owner.pid}
+    return kind, claim.number, details

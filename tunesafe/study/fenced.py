@@ -1,0 +1,259 @@
+"""Optuna's storage with our claim and fence inside its own transactions.
+
+Every write of this process goes through here, and every transaction that writes also runs
+a statement of ours before it commits: take a number, check the fence, insert a record. A
+worker whose trial another has claimed therefore cannot write to Optuna's tables at all,
+and a report costs one commit, not two.
+
+Relies on one private name, ``RDBStorage.scoped_session``; ``tests/contract`` pins it.
+"""
+
+# ruff: noqa: D102  what each method does is documented by BaseStorage
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from tunesafe.errors import StorageError
+from tunesafe.failpoints import failpoint
+from tunesafe.store.engine import apply_pragmas, connect_kwargs
+from tunesafe.store.urls import display_url
+
+__all__ = ["Carried", "FencedStorage"]
+
+Carried = Callable[[Connection], None]
+"""A statement of ours that runs inside Optuna's transaction, last before its commit."""
+
+
+class FencedStorage(BaseStorage):
+    """An Optuna storage whose writes carry a statement of ours in the same transaction.
+
+    Args:
+        url: SQLAlchemy URL of the study's database.
+
+    Raises:
+        StorageError: From any method, where the database fails. Whatever the carried
+            statement raises comes out unchanged, and nothing of that transaction stays.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with self._translated("opening it"):
+            self._rdb = RDBStorage(url, engine_kwargs=dict(connect_kwargs(url)))
+            apply_pragmas(self._rdb.engine)
+            self._rdb.engine.dispose()  # the connections it was opened with know no pragmas
+            self._inner = get_storage(self._rdb)
+        self._carried: Carried | None = None
+        self._guard: Carried | None = None
+        self._ending: Carried | None = None
+        self._armed: Carried | None = None
+        self._current: Mapping[str, BaseDistribution] = {}
+        self._shown: dict[int, FrozenTrial] = {}
+        event.listen(self._rdb.scoped_session, "before_commit", self._before_commit)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._rdb.scoped_session.remove()
+        self._rdb.engine.dispose()
+
+    # --- what our transactions carry ---------------------------------------------------
+
+    @contextmanager
+    def guarded(self, guard: Carried) -> Iterator[None]:
+        """Run ``guard`` in every writing transaction inside the block, e.g. a fence check."""
+        before, self._guard = self._guard, guard
+        try:
+            yield
+        finally:
+            self._guard = before
+
+    @contextmanager
+    def carrying(self, carried: Carried) -> Iterator[None]:
+        """Run ``carried`` in the one writing transaction inside the block, in place of the guard."""
+        self._carried = carried
+        try:
+            yield
+        finally:
+            self._carried = None
+
+    @contextmanager
+    def telling(self, carried: Carried) -> Iterator[None]:
+        """Run ``carried`` in the transaction that ends a trial; the sampler's writes keep the guard."""
+        self._ending = carried
+        try:
+            yield
+        finally:
+            self._ending = None
+
+    @contextmanager
+    def _write(self, what: str) -> Iterator[None]:
+        carried = self._carried or self._guard
+        if carried is None:
+            raise AssertionError(f"{what}: a write to Optuna that carries neither a fence nor a claim")
+        self._armed = carried
+        try:
+            with self._translated(what):
+                yield
+        finally:
+            self._armed = None
+
+    def _before_commit(self, session: Session) -> None:
+        if self._armed is None:
+            return
+        carried, self._armed = self._armed, None
+        session.flush()
+        try:
+            carried(session.connection())
+        except SQLAlchemyError as error:
+            # Optuna swallows integrity errors of attribute writes: ours must not be among them.
+            raise StorageError(f"{display_url(self._url)}: {error}") from error
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            cause = error.__cause__ or error
+            raise StorageError(
+                f"The database {display_url(self._url)} failed while {what}: {cause}\n"
+                "Nothing was half-written; run the same command again once the database is usable."
+            ) from error
+
+    # --- what samplers and pruners may see ---------------------------------------------
+
+    def show(self, distributions: Mapping[str, BaseDistribution]) -> None:
+        """Set how past trials look: with the current distributions.
+
+        A parameter whose range was widened keeps its place in the joint draw only if all past
+        trials agree on its distribution.
+        """
+        self._current = distributions
+        self._shown.clear()
+
+    def _show(self, trial: FrozenTrial) -> FrozenTrial:
+        if all(self._current.get(name, d) == d for name, d in trial.distributions.items()):
+            return trial
+        known = self._shown.get(trial._trial_id)
+        if known is not None:
+            return known
+        shown = copy(trial)
+        shown._distributions = {
+            name: current
+            if (current := self._current.get(name)) is not None
+            and current._contains(current.to_internal_repr(trial.params[name]))
+            else own
+            for name, own in trial.distributions.items()
+        }
+        if trial.state.is_finished():
+            self._shown[trial._trial_id] = shown
+        return shown
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        with self._translated("reading trials"):
+            trials = self._inner.get_all_trials(study_id, deepcopy=False, states=states)
+        shown = [self._show(trial) for trial in trials]
+        return _deepcopy(shown) if deepcopy else shown
+
+    # --- writes ------------------------------------------------------------------------
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        with self._write("creating the study"):
+            return self._inner.create_new_study(directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        raise AssertionError("tunesafe never deletes a study")
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        with self._write("writing a study attribute"):
+            self._inner.set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        with self._write("writing a study attribute"):
+            self._inner.set_study_system_attr(study_id, key, value)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        with self._write("creating a trial"):
+            return self._inner.create_new_trial(study_id, template_trial)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        with self._write("writing a parameter"):
+            self._inner.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if self._ending is None:
+            raise AssertionError("a trial ends through the ledger only")
+        failpoint("tell.after_trial")
+        with self.carrying(self._ending), self._write("ending a trial"):
+            return self._inner.set_trial_state_values(trial_id, state, values)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        with self._write("writing an intermediate value"):
+            self._inner.set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        with self._write("writing a trial attribute"):
+            self._inner.set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        with self._write("writing a trial attribute"):
+            self._inner.set_trial_system_attr(trial_id, key, value)
+
+    # --- reads -------------------------------------------------------------------------
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        with self._translated("reading the study"):
+            return self._inner.get_study_id_from_name(study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        with self._translated("reading the study"):
+            return self._inner.get_study_name_from_id(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        with self._translated("reading the study"):
+            return self._inner.get_study_directions(study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        with self._translated("reading the study"):
+            return self._inner.get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        with self._translated("reading the study"):
+            return self._inner.get_study_system_attrs(study_id)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        with self._translated("reading the studies"):
+            return self._inner.get_all_studies()
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        with self._translated("reading a trial"):
+            return self._show(self._inner.get_trial(trial_id))
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        with self._translated("reading a trial"):
+            return self._inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+
+def number_of_newest_trial(connection: Connection, study_id: int) -> int:
+    """The number Optuna has just given, read inside its own transaction."""
+    query = sa.text("SELECT MAX(number) FROM trials WHERE study_id = :study_id")
+    return int(connection.execute(query, {"study_id": study_id}).scalar_one())
+
+
+_deepcopy = deepcopy

@@ -1,0 +1,288 @@
+"""The ledger: what a claimed trial leaves behind, here and in Optuna.
+
+Every transition is one transaction that checks the fence, writes ahead and is repeated
+harmlessly: draw -> report … -> finish -> close. Recovery has no path of its own: a trial
+whose owner died is claimed like any other, and whatever its records say is applied to
+Optuna again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
+
+from tunesafe.contracts import (
+    AttributeWrite,
+    Claim,
+    Ending,
+    Event,
+    Outcome,
+    Parameter,
+    Record,
+    Report,
+    TrialPhase,
+    TrialRow,
+    Verdict,
+)
+from tunesafe.failpoints import failpoint
+from tunesafe.spec import StudySpec
+from tunesafe.store import claims, records, studies, tallies
+from tunesafe.store.engine import writing
+from tunesafe.store.events import append_event
+from tunesafe.study import suggest
+from tunesafe.study.claiming import release_held
+from tunesafe.study.opening import OpenStudy
+
+__all__ = ["Decision", "Judge", "Ledger"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the judge of a report says.
+
+    Args:
+        verdict: Continue, prune or stop early.
+        writes: What the pruner wants in Optuna.
+    """
+
+    verdict: Verdict
+    writes: tuple[AttributeWrite, ...] = ()
+
+
+Judge = Callable[[optuna.Study, FrozenTrial, Sequence[float]], Decision]
+"""``judge(study, copy of the trial that holds the new value, objective values so far)``."""
+
+
+class Ledger:
+    """All that is durable about the trials one worker has claimed.
+
+    Args:
+        opened: The study, from :func:`tunesafe.study.opening.open_study`.
+        judge: Decides about reports; pure but for reading.
+    """
+
+    def __init__(self, opened: OpenStudy, judge: Judge) -> None:
+        self._opened, self._judge = opened, judge
+        self._engine, self._storage, self._optuna = opened.engine, opened.storage, opened.optuna
+        self._uuid, self._spec = opened.row.uuid, opened.spec
+        self._distributions = suggest.distributions(opened.spec)
+        self._minimize = opened.spec.objective.direction == "minimize"
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file."""
+        return self._spec
+
+    def settle_examples_per_pass(self, num_examples: int) -> int:
+        """Fix the length of one pass for the whole study; the first trial to ask decides.
+
+        Raises:
+            SpecError: If it was settled differently and the study file does not name it.
+        """
+        named = self._spec.budget.examples_per_pass
+        if named is not None or self._spec.budget.examples is not None:
+            return named or num_examples
+        with writing(self._engine) as connection:
+            settled = studies.settle_examples_per_pass(connection, self._uuid, num_examples)
+        if settled != num_examples:
+            raise self._spec.error(
+                "budget",
+                f"the training set has {num_examples} examples now; this study counts {settled} to a pass since its "
+                "first trial. The trial was not started and nothing is lost. To keep the compute of all trials equal, "
+                f"write examples_per_pass: {settled} under budget; for a study of the new data, choose a new name.",
+            )
+        return settled
+
+    # --- drawing ------------------------------------------------------------------------
+
+    def draw(self, claim: Claim) -> dict[str, Parameter]:
+        """The trial's parameters: sealed ones as they are, else drawn (again, and the same)."""
+        with writing(self._engine) as connection:
+            row = self._row(connection, claim)
+        if row.params is not None:
+            return dict(row.params)
+        self._storage.show(self._distributions)
+        self._optuna.get_trials(deepcopy=False)  # a re-attached trial must be known to Optuna's cache
+        with self._guarded(claim):
+            params = suggest.draw(self._optuna, self._trial_id(claim), claim.number, self._spec, self._distributions)
+        with writing(self._engine) as connection:
+            claims.seal_params(connection, self._uuid, claim.number, claim.fence, params)
+        failpoint("sample.sealed")
+        return params
+
+    # --- reports ------------------------------------------------------------------------
+
+    def records(self, claim: Claim) -> tuple[Record, ...]:
+        """All reports of the trial, ascending, applied to Optuna once more."""
+        with writing(self._engine) as connection:
+            known = tuple(records.records_of(connection, self._uuid, claim.number))
+        if known:
+            trial = self._storage.get_trial(self._trial_id(claim))
+            with self._guarded(claim):
+                for record in known:
+                    self._apply(trial, record)
+        return known
+
+    def report(self, claim: Claim, report: Report, history: Sequence[Record]) -> Record:
+        """Judge a report, make it durable with its verdict, then apply it to Optuna.
+
+        Args:
+            claim: The trial.
+            report: What was measured.
+            history: The trial's earlier records, ascending.
+
+        Raises:
+            LeaseLostError: If another worker has the trial; nothing is written.
+        """
+        value = report.metrics[self._spec.objective.metric]
+        trial_id = self._trial_id(claim)
+        finite = math.isfinite(value)
+        decision = self._decide(trial_id, report, value, history) if finite else Decision(Verdict.DIVERGED)
+        record = Record(report, decision.verdict, self._improves(value, history), decision.writes, claim.attempt)
+        failpoint("report.judged")
+
+        def insert(connection: Connection) -> None:
+            claims.advance(connection, self._uuid, claim.number, claim.fence, report.examples_seen)
+            records.insert_record(connection, self._uuid, claim.number, claim.fence, record)
+            failpoint("report.in_transaction")
+
+        if finite:
+            with self._storage.carrying(insert):
+                self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
+        else:
+            with writing(self._engine) as connection:
+                insert(connection)
+        failpoint("report.recorded")
+        with self._guarded(claim):
+            for write in record.writes:
+                self._storage.set_trial_system_attr(trial_id, write.key, write.value)
+        failpoint("report.applied")
+        return record
+
+    def _decide(self, trial_id: int, report: Report, value: float, history: Sequence[Record]) -> Decision:
+        trial = deepcopy(self._storage.get_trial(trial_id))
+        trial.intermediate_values[report.virtual_epoch] = value
+        return self._judge(self._optuna, trial, [*self._values(history), value])
+
+    def _values(self, history: Sequence[Record]) -> list[float]:
+        return [record.report.metrics[self._spec.objective.metric] for record in history]
+
+    def _improves(self, value: float, history: Sequence[Record]) -> bool:
+        earlier = [past for past in self._values(history) if math.isfinite(past)]
+        if not math.isfinite(value):
+            return False
+        return not earlier or (value < min(earlier) if self._minimize else value > max(earlier))
+
+    def _apply(self, trial: FrozenTrial, record: Record) -> None:
+        value = record.report.metrics[self._spec.objective.metric]
+        step = record.report.virtual_epoch
+        if math.isfinite(value) and step not in trial.intermediate_values:
+            self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        for write in record.writes:
+            if write.key not in trial.system_attrs:
+                self._storage.set_trial_system_attr(trial._trial_id, write.key, write.value)
+
+    # --- endings ------------------------------------------------------------------------
+
+    def finish(self, claim: Claim, outcome: Outcome) -> TrialPhase:
+        """Record how a trial ended; Optuna is told by :meth:`close`.
+
+        Returns:
+            ``CLOSING``, or ``HELD`` for an exception whose streak is not over.
+        """
+        failpoint("finish.before")
+        phase = TrialPhase.HELD if outcome.traceback is not None else TrialPhase.CLOSING
+        with writing(self._engine) as connection:
+            claims.record_outcome(connection, self._uuid, claim.number, claim.fence, outcome, phase)
+            if phase is TrialPhase.CLOSING:
+                release_held(connection, self._uuid, TrialPhase.CLOSING)
+            kind = {Ending.COMPLETE: "completed", Ending.PRUNED: "pruned", Ending.FAILED: "failed"}[outcome.ending]
+            self._note(connection, kind, claim.number, {"reason": outcome.reason, "value": outcome.value})
+        failpoint("finish.recorded")
+        return phase
+
+    def close(self, claim: Claim) -> Outcome:
+        """Tell Optuna a recorded outcome: records, attributes, state, each only if missing."""
+        self.records(claim)
+        with writing(self._engine) as connection:
+            row = self._row(connection, claim)
+        outcome = row.outcome
+        assert outcome is not None, "a trial is closing without an outcome"
+        trial_id = self._trial_id(claim)
+        with self._guarded(claim):
+            for key, value in _attributes(row, outcome).items():
+                self._storage.set_trial_user_attr(trial_id, key, value)
+            failpoint("finish.attributes")
+            self._tell(claim, outcome)
+        failpoint("tell.after")
+        return outcome
+
+    def _tell(self, claim: Claim, outcome: Outcome) -> None:
+        def mark(connection: Connection) -> None:
+            claims.mark_told(connection, self._uuid, claim.number, claim.fence)
+            if self._opened.sampler.exhausted:
+                self._end_early(connection)
+            failpoint("tell.in_transaction")
+
+        state = {
+            Ending.COMPLETE: TrialState.COMPLETE,
+            Ending.PRUNED: TrialState.PRUNED,
+            Ending.FAILED: TrialState.FAIL,
+        }[outcome.ending]
+        trial = self._storage.get_trial(self._trial_id(claim))
+        if trial.state.is_finished():  # somebody told it through the dashboard; ours has to follow
+            with writing(self._engine) as connection:
+                mark(connection)
+            return
+        self._storage.show(self._distributions)
+        with self._storage.telling(mark):
+            values = [outcome.value] if outcome.ending is Ending.COMPLETE and outcome.value is not None else None
+            self._optuna.tell(claim.number, values, state=state)
+
+    def _end_early(self, connection: Connection) -> None:
+        """The sampler has no further point: the study ends with the trials it has."""
+        highest = tallies.highest_begun(connection, self._uuid)
+        studies.drop_free_numbers(connection, self._uuid, highest + 1)
+        self._note(connection, "exhausted", None, {"trials": highest + 1})
+
+    # --- small print --------------------------------------------------------------------
+
+    def _note(self, connection: Connection, kind: str, number: int | None, details: dict[str, Any]) -> None:
+        append_event(connection, self._uuid, Event(kind, number, details))
+
+    def note(self, kind: str, number: int | None, **details: Any) -> None:
+        """Keep an event for ``status`` and the report."""
+        with writing(self._engine) as connection:
+            self._note(connection, kind, number, details)
+
+    def _row(self, connection: Connection, claim: Claim) -> TrialRow:
+        row = claims.trial_row(connection, self._uuid, claim.number)
+        assert row is not None, f"trial {claim.number} is claimed but has no row"
+        return row
+
+    def _trial_id(self, claim: Claim) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, claim.number)
+
+    def _guarded(self, claim: Claim) -> Any:
+        return self._storage.guarded(
+            lambda connection: claims.check_fence(connection, self._uuid, claim.number, claim.fence)
+        )
+
+
+def _attributes(row: TrialRow, outcome: Outcome) -> dict[str, Any]:
+    """What anyone who opens the study with plain Optuna finds beside values and states."""
+    attributes: dict[str, Any] = {"examples_seen": outcome.examples_seen, "attempts": row.attempt}
+    if outcome.selected_virtual_epoch is not None:
+        attributes["selected_virtual_epoch"] = outcome.selected_virtual_epoch
+    if outcome.reason is not None:
+        attributes["reason"] = outcome.reason
+    for name, value in outcome.result.items():
+        attributes[f"result:{name}"] = value
+    return attributes

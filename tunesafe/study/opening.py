@@ -1,0 +1,271 @@
+"""Opening a study: first creation, reopening, and what a changed study file or code means.
+
+Serialised by a lock, because first opens of one database collide. Our row comes first,
+Optuna's study second, so a death between the two is told apart from a study of that name
+that somebody else made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import unified_diff
+from uuid import uuid4
+
+import optuna
+import sqlalchemy as sa
+from optuna.pruners import BasePruner
+from sqlalchemy import Connection, Engine
+
+from tunesafe.contracts import Event
+from tunesafe.errors import ChangeRefusedError
+from tunesafe.failpoints import failpoint
+from tunesafe.spec import Change, ChangeKind, Settled, StudySpec, classify, render_diff
+from tunesafe.store import studies, tallies
+from tunesafe.store.engine import open_engine, reading, writing
+from tunesafe.store.events import append_event
+from tunesafe.store.first_open import first_open_lock
+from tunesafe.store.migrations import upgrade
+from tunesafe.store.urls import display_url
+from tunesafe.study import environment, lifecycle
+from tunesafe.study.fenced import FencedStorage
+from tunesafe.study.sampling import SeededSampler
+
+__all__ = ["OpenStudy", "Program", "open_study"]
+
+UUID_ATTRIBUTE = "tunesafe:study"
+"""Optuna study attribute that ties its study to ours, whatever it is renamed to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What defines a study beside its parameters: the words and the code as they are now.
+
+    Args:
+        source_text: The study file as written.
+        sources: The trainable's modules, path to text.
+        fingerprint: Of their syntax trees; comments do not change it.
+    """
+
+    source_text: str
+    sources: Mapping[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that is ready to be worked on.
+
+    Args:
+        engine: Our connections.
+        storage: Optuna's, fenced.
+        optuna: The study in Optuna's eyes, on that storage.
+        study_id: Optuna's id of it, for this process only.
+        row: Our row, at the revision this process works by.
+        spec: The study file.
+        sampler: The study's sampler.
+        changes: What changed since the last opening, all of it accepted.
+    """
+
+    engine: Engine
+    storage: FencedStorage
+    optuna: optuna.Study
+    study_id: int
+    row: studies.StudyRow
+    spec: StudySpec
+    sampler: SeededSampler
+    changes: tuple[Change, ...] = ()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.storage.close()
+        self.engine.dispose()
+
+
+def open_study(
+    spec: StudySpec,
+    program: Program,
+    sampler: SeededSampler,
+    pruner: BasePruner,
+    *,
+    threads_per_worker: int,
+    accept_changes: bool = False,
+) -> OpenStudy:
+    """Create a study or open it again.
+
+    Args:
+        spec: The study file.
+        program: Its text and the trainable's sources.
+        sampler: Built from the study file.
+        pruner: Built from the study file.
+        threads_per_worker: Settled at the first run unless the study file names it.
+        accept_changes: Go on even though a change makes finished trials mean something else.
+
+    Raises:
+        SpecError: If Optuna has a study of this name that is not ours.
+        ChangeRefusedError: If a breaking change is not accepted; nothing is written.
+        StorageError: If the database cannot be used.
+    """
+    with first_open_lock(spec.storage):
+        failpoint("open.locked")
+        engine = open_engine(spec.storage)
+        _refuse_foreign(engine, spec)
+        upgrade(engine)
+        failpoint("open.schema")
+        storage = FencedStorage(spec.storage)
+        failpoint("open.optuna")
+        with writing(engine) as connection:
+            row, changes = _settle(connection, spec, program, threads_per_worker, accept_changes)
+        failpoint("open.study")
+        study_id = _optuna_study(storage, spec, row.uuid)
+        failpoint("open.done")
+    with storage.guarded(_nothing):
+        study = optuna.Study(study_name=spec.name, storage=storage, sampler=sampler, pruner=pruner)
+    return OpenStudy(engine, storage, study, study_id, row, spec, sampler, tuple(changes))
+
+
+def _nothing(connection: Connection) -> None:
+    """Carried where a write concerns no trial."""
+
+
+def _refuse_foreign(engine: Engine, spec: StudySpec) -> None:
+    with reading(engine) as connection:
+        tables = set(sa.inspect(connection).get_table_names())
+        if "studies" not in tables:
+            return
+        query = sa.text("SELECT COUNT(*) FROM studies WHERE study_name = :name")
+        in_optuna = connection.execute(query, {"name": spec.name}).scalar_one()
+        ours = "tunesafe_studies" in tables and studies.find_study(connection, spec.name) is not None
+    if in_optuna and not ours:
+        raise spec.error(
+            "name",
+            f"{display_url(spec.storage)} already has an Optuna study named {spec.name!r} that tunesafe did not make. "
+            "It was not touched. Choose another name, or another storage.",
+        )
+
+
+def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
+    direction = optuna.study.StudyDirection[spec.objective.direction.upper()]
+    with storage.guarded(_nothing):
+        try:
+            study_id = storage.get_study_id_from_name(spec.name)
+        except KeyError:
+            study_id = storage.create_new_study([direction], spec.name)
+        if storage.get_study_user_attrs(study_id).get(UUID_ATTRIBUTE) != uuid:
+            storage.set_study_user_attr(study_id, UUID_ATTRIBUTE, uuid)
+            storage.set_study_system_attr(study_id, "study:metric_names", [spec.objective.metric])
+    return study_id
+
+
+# --- our row, and what changed since it was written ------------------------------------------
+
+
+def _settle(
+    connection: Connection, spec: StudySpec, program: Program, threads: int, accept_changes: bool
+) -> tuple[studies.StudyRow, list[Change]]:
+    row = studies.find_study(connection, spec.name)
+    here = environment.describe()
+    if row is None:
+        return _create(connection, spec, program, here, threads), []
+    changes = _changes(connection, row, spec, program)
+    refused = [change for change in changes if change.kind is ChangeKind.BREAKING]
+    if refused and not accept_changes:
+        raise ChangeRefusedError(_refusal(spec, refused))
+    _fit_numbers(connection, row, spec, changes)
+    if changes:
+        revision = studies.replace_spec(
+            connection,
+            row.uuid,
+            row.revision,
+            direction=spec.objective.direction,
+            spec_json=spec.to_json(),
+            source_text=program.source_text,
+            fingerprint={"sources": program.fingerprint},
+        )
+        studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
+        _note(connection, row.uuid, "changed", {"changes": render_diff(changes), "revision": revision})
+        row = replace(row, revision=revision)
+    if moved := environment.differences(row.environment, here):
+        _note(connection, row.uuid, "environment", {"differences": moved})
+    return row, changes
+
+
+def _create(
+    connection: Connection, spec: StudySpec, program: Program, here: Mapping[str, str | None], threads: int
+) -> studies.StudyRow:
+    row = studies.create_study(
+        connection,
+        uuid=uuid4().hex,
+        name=spec.name,
+        direction=spec.objective.direction,
+        spec_json=spec.to_json(),
+        source_text=program.source_text,
+        fingerprint={"sources": program.fingerprint},
+        environment=here,
+    )
+    threads = studies.settle_threads(connection, row.uuid, spec.threads_per_worker or threads)
+    studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
+    studies.ensure_numbers(connection, row.uuid, spec.n_trials)
+    return replace(row, threads_per_worker=threads)
+
+
+def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, program: Program) -> list[Change]:
+    tally = lifecycle.Tally(**tallies.count_by_standing(connection, row.uuid))
+    begun = tallies.highest_begun(connection, row.uuid) + 1
+    settled = Settled(begun, row.examples_per_pass, row.threads_per_worker)
+    changes = classify(StudySpec.from_json(row.spec_json), spec, settled)
+    if not begun:
+        changes = [change.harmless() for change in changes]
+    recorded = str(row.fingerprint["sources"])
+    if program.fingerprint != recorded:
+        before = studies.load_sources(connection, row.uuid, recorded)
+        # A study that stopped over exceptions waits for a fix; one without results has nothing to protect.
+        fixing = lifecycle.standing(tally, spec.max_failures) is lifecycle.Standing.FAILING
+        harmless = fixing or not tallies.any_progress(connection, row.uuid)
+        kind = ChangeKind.HARMLESS if harmless else ChangeKind.BREAKING
+        changes = [*changes, Change("trainable", "", _diff(before, program.sources), kind, "changed code")]
+    return changes
+
+
+def _fit_numbers(connection: Connection, row: studies.StudyRow, spec: StudySpec, changes: Sequence[Change]) -> None:
+    highest = tallies.highest_begun(connection, row.uuid)
+    if highest >= spec.n_trials:
+        raise spec.error(
+            "n_trials",
+            f"n_trials: {spec.n_trials}, but trial {highest} has begun; no trial is ever removed. "
+            f"Give at least {highest + 1}, or start a study with a new name.",
+        )
+    studies.drop_free_numbers(connection, row.uuid, spec.n_trials)
+    exhausted = _is_exhausted(connection, row.uuid)
+    if exhausted and any(change.key.startswith(("parameters", "sampler")) for change in changes):
+        _note(connection, row.uuid, "reopened", {})
+        exhausted = False
+    if not exhausted:
+        studies.ensure_numbers(connection, row.uuid, spec.n_trials)
+
+
+def _is_exhausted(connection: Connection, uuid: str) -> bool:
+    """Whether the sampler had no further point, and nothing has given it any since."""
+    ended, reopened = (tallies.count_events(connection, uuid, kind) for kind in ("exhausted", "reopened"))
+    return ended > reopened
+
+
+def _refusal(spec: StudySpec, refused: list[Change]) -> str:
+    return (
+        f"study {spec.name!r} has results that these changes would make mean something else:\n"
+        f"{render_diff(refused)}\n"
+        "Nothing was started or changed. Undo them, give the study a new name, or accept them: "
+        "tunesafe run … --accept-changes (finished trials stay as they are; the change is recorded)."
+    )
+
+
+def _diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    lines: list[str] = []
+    for path in sorted({*before, *after}):
+        old, new = before.get(path, "").splitlines(), after.get(path, "").splitlines()
+        lines += unified_diff(old, new, f"{path} (recorded)", f"{path} (now)", lineterm="")
+    return "\n".join(lines)
+
+
+def _note(connection: Connection, uuid: str, kind: str, details: dict[str, object]) -> None:
+    append_event(connection, uuid, Event(kind, None, details))

@@ -1,0 +1,184 @@
+"""One worker's life: claim, run, finish, until none is left.
+
+The one place where study, trial and schedulers meet. Each attempt is the same few lines
+whether the trial is new, resumed, or only waits for Optuna to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from tunesafe.contracts import Assignment, Claim, Ending, Notice, Outcome, TrialPhase, Verdict
+from tunesafe.errors import Preempted, SpecError
+from tunesafe.failpoints import failpoint
+from tunesafe.schedulers.early_stopping import should_stop
+from tunesafe.schedulers.pruning import judge as ask_pruner
+from tunesafe.seeds import trial_seed
+from tunesafe.spec import StudySpec
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.study.claiming import Claimant
+from tunesafe.study.lease import LeaseKeeper
+from tunesafe.study.ledger import Decision, Judge, Ledger
+from tunesafe.study.opening import OpenStudy
+from tunesafe.study.retaining import Retainer
+from tunesafe.trial.preemption import SignalWatch
+from tunesafe.worker.output import Capture
+from tunesafe.worker.services import LedgerServices, Watcher
+
+__all__ = ["Left", "Worker", "judge_of"]
+
+POLL_SECONDS = 1.0
+"""How often a worker without work looks whether somebody else's lease has expired [s]."""
+
+
+class Left(StrEnum):
+    """Why a worker stopped without an error."""
+
+    NO_WORK = "no work"
+    """Nothing is left that it could claim, now or later."""
+    TIMED_OUT = "timed out"
+    """The study's ``timeout`` is used up."""
+
+
+def judge_of(spec: StudySpec) -> Judge:
+    """How reports of a study are judged: the pruner first, then early stopping."""
+
+    def judge(study: optuna.Study, trial: FrozenTrial, values: Sequence[float]) -> Decision:
+        pruning = ask_pruner(study, trial)
+        if pruning.prune:
+            return Decision(Verdict.PRUNE, pruning.writes)
+        early = spec.early_stopping
+        if early is not None and should_stop(
+            values, direction=spec.objective.direction, patience=early.patience, min_delta=early.min_delta
+        ):
+            return Decision(Verdict.STOP, pruning.writes)
+        return Decision(Verdict.CONTINUE, pruning.writes)
+
+    return judge
+
+
+class Worker:
+    """Works on one study until there is nothing left to claim.
+
+    Args:
+        opened: The study.
+        trainable: Gives the user's function or class; called when there is something to train.
+        signals: Entered by the caller; asked between trials and lent to each.
+        watch: Told what happens.
+        folder: Where artifacts are kept.
+    """
+
+    def __init__(
+        self,
+        opened: OpenStudy,
+        trainable: Callable[[], Callable[..., Any]],
+        signals: SignalWatch,
+        watch: Watcher,
+        folder: Path,
+    ) -> None:
+        self._opened, self._trainable, self._signals, self._watch = opened, trainable, signals, watch
+        self._folder = folder
+        self._spec = opened.spec
+        self._claimant = Claimant(opened)
+        self._ledger = Ledger(opened, judge_of(opened.spec))
+        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid)
+        self._retainer = Retainer(opened, self._checkpoints)
+        self._capture = Capture(opened.row.uuid, self._echo)
+        self._threads = opened.row.threads_per_worker or 1
+        self._number: int | None = None
+
+    def _echo(self, line: str) -> None:
+        self._watch(Notice("output", self._number, {"text": line}))
+
+    def run(self) -> Left:
+        """Claim, run and finish until nothing is left.
+
+        Raises:
+            Preempted: A signal came; the trial at hand is saved and released.
+            LeaseLostError: Another worker took the trial at hand.
+            SpecError: The study cannot go on as it is configured; the trial is released.
+            StorageError: The database failed; the trial is continued by the next command.
+        """
+        spec = self._spec
+        keeper = LeaseKeeper(
+            self._opened.engine,
+            self._opened.row.uuid,
+            lease_seconds=spec.lease,
+            timeout_seconds=spec.timeout,
+            passenger=self._capture,
+        )
+        with keeper:
+            self._claimant.take_up_held()
+            while not keeper.timed_out:
+                if self._signals.reason is not None:
+                    raise Preempted(self._signals.reason)
+                claim = self._claimant.claim()
+                if claim is None:
+                    if not self._claimant.wait_for_others(POLL_SECONDS):
+                        return Left.NO_WORK
+                elif claim.phase is TrialPhase.CLOSING:
+                    self._close(claim)
+                elif self._attempt(claim, keeper) is Left.TIMED_OUT:
+                    return Left.TIMED_OUT
+        return Left.TIMED_OUT
+
+    def _attempt(self, claim: Claim, keeper: LeaseKeeper) -> Left | None:
+        self._number = claim.number
+        with keeper.holding(claim):
+            try:
+                outcome = self._train(claim, keeper)
+            except (Preempted, SpecError) as ending:
+                keeper.beat()
+                self._claimant.release(claim)
+                self._watch(Notice("released", claim.number, {"reason": str(ending)}))
+                if isinstance(ending, Preempted) and keeper.timed_out and self._signals.reason is None:
+                    return Left.TIMED_OUT
+                raise
+            keeper.beat()
+            phase = self._ledger.finish(claim, outcome)
+        if phase is TrialPhase.CLOSING:
+            self._close(claim)
+        else:
+            self._tell_watcher(claim, outcome)
+        return None
+
+    def _train(self, claim: Claim, keeper: LeaseKeeper) -> Outcome:
+        from tunesafe.worker.training import train_trial  # noqa: PLC0415  brings torch, which telling does without
+
+        params = self._ledger.draw(claim)
+        records = self._ledger.records(claim)
+        train = self._trainable()
+        artifacts = self._folder / f"{self._spec.name}.artifacts" / str(claim.number)
+        services = LedgerServices(
+            self._ledger, self._checkpoints, self._retainer, keeper, claim, records, self._watch, artifacts
+        )
+        assignment = Assignment(
+            study_name=self._spec.name,
+            number=claim.number,
+            attempt=claim.attempt,
+            seed=trial_seed(self._spec.seed, claim.number),
+            params=params,
+            records=records,
+            artifacts=artifacts,
+        )
+        details: Mapping[str, Any] = {"attempt": claim.attempt, "params": params, "reports": len(records)}
+        self._watch(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
+        with self._capture.capturing():
+            return train_trial(train, assignment, self._spec, services, self._signals, self._threads)
+
+    def _close(self, claim: Claim) -> None:
+        outcome = self._ledger.close(claim)
+        self._retainer.after_end(claim.number)
+        failpoint("finish.swept")
+        self._tell_watcher(claim, outcome)
+
+    def _tell_watcher(self, claim: Claim, outcome: Outcome) -> None:
+        kind = {Ending.COMPLETE: "completed", Ending.PRUNED: "pruned", Ending.FAILED: "failed"}[outcome.ending]
+        details = {"value": outcome.value, "reason": outcome.reason, "traceback": outcome.traceback}
+        self._watch(Notice(kind, claim.number, details))

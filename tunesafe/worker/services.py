@@ -1,0 +1,135 @@
+"""What a trial in a study asks of the world, answered by ledger, checkpoint store and lease."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesafe.contracts import (
+    Claim,
+    Judgement,
+    Metrics,
+    Notice,
+    Record,
+    Report,
+    Snapshot,
+    StoredState,
+)
+from tunesafe.errors import DamagedError
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.study.lease import LeaseKeeper
+from tunesafe.study.ledger import Ledger
+from tunesafe.study.retaining import Retainer
+
+__all__ = ["LedgerServices", "Watcher"]
+
+Watcher = Callable[[Notice], None]
+
+
+class LedgerServices:
+    """The trial's side of a study; implements :class:`tunesafe.contracts.TrialServices`.
+
+    Args:
+        ledger: All that is durable.
+        checkpoints: Where states are kept.
+        retainer: Removes what nobody asked to keep.
+        keeper: Renews the lease meanwhile.
+        claim: The trial.
+        records: Reports of earlier attempts, ascending.
+        watch: Told of every report.
+        artifacts: Folder that ``trial.artifact`` copies into.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        checkpoints: CheckpointStore,
+        retainer: Retainer,
+        keeper: LeaseKeeper,
+        claim: Claim,
+        records: Sequence[Record],
+        watch: Watcher,
+        artifacts: Path,
+    ) -> None:
+        self._ledger, self._checkpoints, self._retainer, self._keeper = ledger, checkpoints, retainer, keeper
+        self._claim, self._watch, self._artifacts = claim, watch, artifacts
+        self._records = {record.report.virtual_epoch: record for record in records}
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All reports so far, ascending."""
+        return tuple(self._records.values())
+
+    def settle_examples_per_pass(self, num_examples: int) -> int:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        return self._ledger.settle_examples_per_pass(num_examples)
+
+    def newest_state(self) -> StoredState | None:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        return self._checkpoints.newest_intact(self._claim.number, self._on_damage)
+
+    def _on_damage(self, error: DamagedError) -> None:
+        self.event("damaged", message=str(error))
+
+    def record(self, report: Report) -> Judgement:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        self._keeper.check()
+        record = self._records.get(report.virtual_epoch)
+        if record is None:
+            record = self._ledger.report(self._claim, report, self.records)
+            self._records[report.virtual_epoch] = record
+        elif not _same(record.report.metrics, report.metrics):
+            self.event(
+                "not_deterministic",
+                virtual_epoch=report.virtual_epoch,
+                recorded=dict(record.report.metrics),
+                now=dict(report.metrics),
+            )
+        self._tell_watcher(record)
+        return Judgement(record.verdict, record.improved)
+
+    def _tell_watcher(self, record: Record) -> None:
+        report = record.report
+        details = {
+            "virtual_epoch": report.virtual_epoch,
+            "virtual_epochs": self._ledger.spec.budget.virtual_epochs,
+            "examples_seen": report.examples_seen,
+            "metrics": dict(report.metrics),
+            "value": report.metrics[self._ledger.spec.objective.metric],
+            "verdict": str(record.verdict),
+        }
+        self._watch(Notice("reported", self._claim.number, details))
+
+    def save(self, snapshot: Snapshot) -> None:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        self._keeper.check()
+        self._checkpoints.save(snapshot, number=self._claim.number, fence=self._claim.fence)
+        self._retainer.after_save(self._claim.number, self.records)
+
+    def interruption(self) -> str | None:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        self._keeper.check()
+        return "the study's timeout is reached" if self._keeper.timed_out else None
+
+    def log(self, values: Mapping[str, float], examples_seen: int) -> None:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+
+    def artifact(self, path: Path) -> None:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        self._artifacts.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, self._artifacts / path.name)
+
+    def event(self, kind: str, **details: Any) -> None:
+        """See :class:`tunesafe.contracts.TrialServices`."""
+        self._ledger.note(kind, self._claim.number, **details)
+        self._watch(Notice("event", self._claim.number, {"event": kind, **details}))
+
+
+def _same(one: Metrics, other: Metrics) -> bool:
+    """Bit by bit, but every NaN is like every other."""
+    return one.keys() == other.keys() and all(
+        value == other[name] or (math.isnan(value) and math.isnan(other[name])) for name, value in one.items()
+    )

@@ -1,0 +1,43 @@
+"""Training one trial: the only module of this floor that imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tunesafe.contracts import Assignment, Outcome, TrialServices
+from tunesafe.spec import StudySpec
+from tunesafe.trial.context import Trial
+from tunesafe.trial.preemption import SignalWatch
+from tunesafe.trial.runner import run_trial
+from tunesafe.trial.settings import TrialSettings
+
+__all__ = ["train_trial"]
+
+
+def train_trial(
+    train: Callable[..., Any],
+    assignment: Assignment,
+    spec: StudySpec,
+    services: TrialServices,
+    signals: SignalWatch,
+    num_threads: int,
+) -> Outcome:
+    """Run the user's code on one trial.
+
+    Args:
+        train: The user's function, or ``Trainable`` class.
+        assignment: Which trial.
+        spec: The study file.
+        services: The study's side.
+        signals: Asked whether to leave.
+        num_threads: Threads of torch's operators; they change the last bits of sums, hence fixed per study.
+
+    Raises:
+        Preempted, LeaseLostError, StorageError, SpecError: The attempt ends without an outcome.
+    """
+    torch.set_num_threads(num_threads)
+    settings = TrialSettings(spec.budget, spec.objective, spec.checkpoint, spec.grace)
+    return run_trial(train, Trial(assignment, settings, services, signals=signals))
