@@ -20,7 +20,7 @@ from tunesafe.data.blocks import IndexBlocks, Span
 from tunesafe.data.devices import move
 from tunesafe.data.order import Order
 from tunesafe.data.permutation import hash_positions
-from tunesafe.data.seeding import seed_generators, undisturbed
+from tunesafe.data.seeding import SeededReader, seed_generators, undisturbed
 from tunesafe.data.sources import MapDataset
 from tunesafe.errors import TrialError
 from tunesafe.seeds import derive
@@ -80,13 +80,13 @@ def loader_batches(
     """
     options = dict(options or {})
     options.pop("persistent_workers", None)  # there is one loader, so they always are
-    reader = _Reader(dataset, options.pop("collate_fn", None) or default_collate, order)
+    batches = _Batches(dataset, options.pop("collate_fn", None) or default_collate, order)
     init = _WorkerInit(dataset, options.pop("worker_init_fn", None))
     generator = torch.Generator()  # DataLoader draws its workers' base seed; from ours, not from the main process's
     generator.manual_seed(derive(order.seed, "loader", order.stream))
     try:
         loader: DataLoader[Any] = DataLoader(
-            reader,  # type: ignore[arg-type]
+            batches,  # type: ignore[arg-type]
             batch_sampler=_Requests(spans, order),  # type: ignore[arg-type]
             collate_fn=_as_it_is,
             worker_init_fn=init,
@@ -126,13 +126,14 @@ class _Requests:
             yield _Request(span.start, self._blocks.take(span.start, span.size).tolist())
 
 
-class _Reader:
+class _Batches:
     """In the place of the dataset: reads and collates one batch, seeded by its position."""
 
     def __init__(self, dataset: MapDataset, collate: Callable[[list[Any]], Any], order: Order) -> None:
         self._dataset, self._collate = dataset, collate
         self._key = derive(order.seed, "read", order.stream, bits=64)
         self._whole = _reads_whole_batches(dataset)
+        self._reader: SeededReader | None = None  # belongs to one process: it watches that process's generators
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -150,10 +151,8 @@ class _Reader:
             seed_generators(seeds[0])
             examples = self._dataset.__getitems__(indices)  # type: ignore[attr-defined]
         else:
-            examples = []
-            for index, seed in zip(indices, seeds, strict=True):
-                seed_generators(seed)
-                examples.append(self._dataset[index])
+            self._reader = self._reader or SeededReader()
+            examples = self._reader.read(self._dataset, indices, seeds)
         if self._collate is not default_collate:
             seed_generators(~seeds[0] & 0xFFFFFFFFFFFFFFFF)
         return self._collate(examples)
@@ -174,7 +173,7 @@ class _WorkerInit:
 
     def __call__(self, worker_id: int) -> None:
         info: Any = get_worker_info()
-        vars(info)["dataset"] = self._dataset
+        object.__setattr__(info, "dataset", self._dataset)  # it is read-only, and so far shows our reader
         if self._then is not None:
             self._then(worker_id)
 

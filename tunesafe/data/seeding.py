@@ -3,7 +3,8 @@
 While an example is read, all three are seeded from its position in the stream, so that
 neither the number of loader workers nor a restart changes what a random augmentation does.
 The generators are seeded one by one, because ``torch.manual_seed`` takes 120 µs (it walks
-over every device) where the generator itself takes 1.3.
+over every device) where the generator itself takes 1.3; and only those a dataset uses, because
+python's takes 6 µs, more than many an augmentation.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import ctypes
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-__all__ = ["seed_everything", "seed_generators", "undisturbed"]
+__all__ = ["SeededReader", "seed_everything", "seed_generators", "undisturbed"]
 
 _MASK32 = 0xFFFFFFFF
 _MT19937_BYTES = 624 * 4 + 4
@@ -91,3 +92,68 @@ class _NumpyState:
         if self._held_back is not None:
             state: Any = np.random.get_state(legacy=False)
             np.random.set_state({**state, "has_gauss": 1, "gauss": self._held_back})
+
+
+class _Indexed(Protocol):
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class SeededReader:
+    """Reads examples, each as if all three generators had been seeded for it alone.
+
+    torch's is. Python's and numpy's are seeded before the first example of each batch and then
+    watched: as long as no example has drawn from one, seeding it again would change nothing.
+    Once one is seen in use, it is seeded for every example, and the example that surprised us
+    in the middle of a batch is read a second time (at most once for each generator and process).
+
+    References:
+        ``random.getstate`` and ``np.random.get_state`` would tell too, in 10 and 40 µs.
+    """
+
+    def __init__(self) -> None:
+        self._python_used = self._numpy_used = False
+        self._twin = random.Random()
+        generator: Any = np.random.mtrand.get_bit_generator()
+        address: int = generator.ctypes.state_address
+        self._numpy_word = ctypes.c_uint32.from_address(address)
+        self._numpy_place = ctypes.c_int.from_address(address + 624 * 4)
+        self._numpy_seeded = (0, 0)
+
+    def read(self, dataset: _Indexed, indices: list[int], seeds: list[int]) -> list[Any]:
+        """The examples at ``indices``, each read under its seed of 64 bits."""
+        seed_torch = torch.default_generator.manual_seed
+        examples: list[Any] = []
+        fresh = True
+        for index, seed in zip(indices, seeds, strict=True):
+            if fresh:
+                self._seed_all(seed)
+            else:
+                seed_torch(seed >> 32)
+                if self._python_used:
+                    random.seed(seed)
+                if self._numpy_used:
+                    np.random.seed(seed & _MASK32)
+            example = dataset[index]
+            if self._surprised() and not fresh:
+                self._seed_all(seed)
+                example = dataset[index]
+                self._surprised()
+            fresh = False
+            examples.append(example)
+        return examples
+
+    def _seed_all(self, seed: int) -> None:
+        seed_generators(seed)
+        if not self._python_used:
+            self._twin.seed(seed)
+        self._numpy_seeded = self._numpy_word.value, self._numpy_place.value
+
+    def _surprised(self) -> bool:
+        """Whether a generator thought to be unused has been used; from now on it is known to be."""
+        surprised = False
+        # A number from the generator against one from its twin: they agree while nobody else has drawn.
+        if not self._python_used and random.getrandbits(32) != self._twin.getrandbits(32):
+            self._python_used = surprised = True
+        if not self._numpy_used and (self._numpy_word.value, self._numpy_place.value) != self._numpy_seeded:
+            self._numpy_used = surprised = True
+        return surprised

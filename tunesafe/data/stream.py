@@ -19,7 +19,7 @@ from tunesafe.data.sources import Columns, classify, num_examples
 from tunesafe.data.tensors import tensor_batches
 from tunesafe.errors import StateError, TrialError
 
-__all__ = ["EndlessStream", "Stream", "open_stream"]
+__all__ = ["EndlessStream", "Stream", "num_examples", "open_stream"]
 
 
 class Stream:
