@@ -16,6 +16,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from tunesafe.contracts import TensorBytes
 from tunesafe.errors import DamagedError
 from tunesafe.state.decoder import Decoder
@@ -82,5 +84,7 @@ def decode(structure: str, tensors: Sequence[Buffer], *, on_device: bool = True)
                 f" {FORMAT}. The state was not changed. Use the version that wrote it."
             )
         return Decoder(Rebuilder(tensors, on_device=on_device)).value(document["tree"])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, struct.error) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, struct.error) as error:
         raise DamagedError(f"A stored state cannot be read: {type(error).__name__}: {error}.") from error

@@ -48,7 +48,7 @@ def first_difference(stored: Any, live: Any, path: str = "") -> Difference | Non
         Difference(path='lr/1', stored='0.0', live='-0.0')
     """
     if isinstance(stored, torch.Tensor) and isinstance(live, torch.Tensor):
-        equal = _same_tensor(stored.detach(), live.detach())
+        return _tensor_difference(stored.detach(), live.detach(), path)
     elif type(stored) is not type(live):
         equal = False
     elif isinstance(stored, Mapping):
@@ -76,13 +76,25 @@ def _mapping_difference(stored: Mapping[Any, Any], live: Mapping[Any, Any], path
     return next((difference for difference in found if difference), None)
 
 
-def _same_tensor(stored: torch.Tensor, live: torch.Tensor) -> bool:
+def _tensor_difference(stored: torch.Tensor, live: torch.Tensor, path: str) -> Difference | None:
     if (stored.dtype, stored.shape, stored.layout) != (live.dtype, live.shape, live.layout):
-        return False
+        return Difference(path, _describe(stored), _describe(live))
     if stored.layout is torch.sparse_coo:
-        parts = ((stored._indices(), live._indices()), (stored._values(), live._values()))
-        return stored.is_coalesced() == live.is_coalesced() and all(_same_tensor(*pair) for pair in parts)
-    return torch.equal(_bits(stored), _bits(live))
+        if stored.is_coalesced() != live.is_coalesced():
+            names = {True: "a coalesced sparse tensor", False: "an uncoalesced sparse tensor"}
+            return Difference(path, names[stored.is_coalesced()], names[live.is_coalesced()])
+        indices = _tensor_difference(stored._indices(), live._indices(), _join(path, "indices"))
+        return indices or _tensor_difference(stored._values(), live._values(), _join(path, "values"))
+    bits, live_bits = _bits(stored), _bits(live)
+    if torch.equal(bits, live_bits):
+        return None
+    place = int((bits != live_bits).nonzero()[0]) // stored.itemsize
+    first = f"{_describe(stored)} whose element {place} is "
+    return Difference(path, first + _element(stored, place), first + _element(live, place))
+
+
+def _element(tensor: torch.Tensor, place: int) -> str:
+    return _describe(tensor.cpu().reshape(-1)[place].item())
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -105,8 +117,10 @@ def _same_leaf(stored: Any, live: Any) -> bool:
 
 def _describe(value: Any) -> str:
     if isinstance(value, (torch.Tensor, np.ndarray)):
-        kind = f"{type(value).__name__} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-        return f"{kind} of {value.tolist()}" if math.prod(value.shape) <= 4 else f"a {kind}"
+        layout = "" if getattr(value, "layout", torch.strided) is torch.strided else "sparse "
+        return f"a {layout}{type(value).__name__} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, float) and math.isnan(value):
+        return f"nan (bits {struct.pack('>d', value).hex()})"
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__} {text[:50]}..."
 

@@ -37,15 +37,17 @@ class Rebuilder:
         """Rebuild a tensor from its node.
 
         Raises:
-            ValueError, KeyError, TypeError, RuntimeError: If node and bytes do not fit together.
+            ValueError, LookupError, TypeError, RuntimeError: If node and bytes do not fit together.
         """
         dtype, shape = TORCH_DTYPES[node["dtype"]], tuple(node["shape"])
         memory = self._bytes(node, dtype.itemsize)
         strides = tuple(node.get("stride", _dense_steps(shape)))
-        start = memory.storage_offset() + node.get("offset", 0)
+        offset = node.get("offset", 0)
+        start = memory.storage_offset() + offset
         extent = (1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))) if 0 not in shape else 0
         # set_ would silently enlarge a storage that is too small.
-        if start % dtype.itemsize or start + extent * dtype.itemsize > memory.storage_offset() + memory.numel():
+        fits = offset + extent * dtype.itemsize <= memory.numel() and start % dtype.itemsize == 0
+        if not fits or min(offset, *shape, *strides, 0) < 0:
             raise ValueError(f"a {node['dtype']} tensor of shape {shape} does not fit its {memory.numel()} bytes")
         tensor = torch.empty(0, dtype=dtype, device=memory.device)
         tensor.set_(memory.untyped_storage(), start // dtype.itemsize, shape, strides)

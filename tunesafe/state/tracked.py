@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import types
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -192,16 +193,20 @@ def _refill(live: Any, stored: Any, done: dict[int, Any]) -> Any:
     """
     if id(stored) in done:
         return done[id(stored)]
+    if type(live) is not type(stored):
+        live = stored  # nothing to keep, but what is inside may be shared with something that is kept
     result = stored
-    if isinstance(live, torch.Tensor) and isinstance(stored, torch.Tensor):
+    if isinstance(stored, torch.Tensor):
         if _takes(live, stored):
             with torch.no_grad():
                 result = live.copy_(stored)
-    elif isinstance(live, np.ndarray) and isinstance(stored, np.ndarray):
+    elif isinstance(stored, np.ndarray):
         if live.flags.writeable and (live.dtype, live.shape) == (stored.dtype, stored.shape):
             np.copyto(live, stored)
             result = live
-    elif type(live) is type(stored) and isinstance(stored, (dict, list, set, deque)):
+    elif type(stored) is tuple:
+        result = tuple(_refill_items(live, stored, done))
+    elif isinstance(stored, (dict, list, set, deque)):
         result = done[id(stored)] = live
         _refill_container(live, stored, done)
     done[id(stored)] = result
@@ -210,22 +215,26 @@ def _refill(live: Any, stored: Any, done: dict[int, Any]) -> Any:
 
 def _refill_container(live: Any, stored: Any, done: dict[int, Any]) -> None:
     if isinstance(stored, dict):
-        items = {key: _refill(live[key], value, done) if key in live else value for key, value in stored.items()}
+        pairs = {key: _refill(live.get(key), value, done) for key, value in stored.items()}
         live.clear()
-        live.update(items)
+        live.update(pairs)
     elif isinstance(stored, set):
+        members = set(stored)
         live.clear()
-        live.update(stored)
+        live.update(members)
     else:
-        old = list(live)
-        elements = [_refill(old[i], value, done) if i < len(old) else value for i, value in enumerate(stored)]
+        items = _refill_items(live, stored, done)
         live.clear()
-        live.extend(elements)
+        live.extend(items)
+
+
+def _refill_items(live: Iterable[Any], stored: Iterable[Any], done: dict[int, Any]) -> list[Any]:
+    return [_refill(old, new, done) for new, old in zip(stored, chain(live, repeat(None)), strict=False)]
 
 
 def _takes(live: torch.Tensor, stored: torch.Tensor) -> bool:
     same_kind = (live.dtype, live.shape, live.layout) == (stored.dtype, stored.shape, stored.layout)
-    return same_kind and live.layout is torch.strided and not live.is_inference()
+    return live is not stored and same_kind and live.layout is torch.strided and not live.is_inference()
 
 
 def _copy_containers(value: Any, done: dict[int, Any] | None = None) -> Any:
