@@ -43,6 +43,9 @@ __all__ = [
     "unhold",
 ]
 
+_CLAIMABLE = (TrialPhase.CLOSING, TrialPhase.CLAIMED)
+"""Phases a trial can be claimed again in, in claim order."""
+
 
 def claim_free(
     connection: Connection, uuid: str, number: int, n_trials: int, owner: Owner, lease_seconds: float
@@ -72,9 +75,8 @@ def claimable(connection: Connection, uuid: str) -> list[TrialRow]:
 
     Ask ``is_takeable`` of each; a live owner's are among them.
     """
-    phases = (TrialPhase.CLOSING, TrialPhase.CLAIMED)
-    rows = _select_rows(connection, uuid, trials.c.phase.in_(phases))
-    return sorted(rows, key=lambda row: (phases.index(row.phase), row.number))
+    rows = _select_rows(connection, uuid, trials.c.phase.in_(_CLAIMABLE))
+    return sorted(rows, key=lambda row: (_CLAIMABLE.index(row.phase), row.number))
 
 
 def is_takeable(row: TrialRow, now: float) -> bool:
@@ -89,6 +91,8 @@ def is_takeable(row: TrialRow, now: float) -> bool:
 
 def retake(connection: Connection, uuid: str, row: TrialRow, owner: Owner, lease_seconds: float) -> Claim | None:
     """Claim a trial as it was read; ``None`` if its fence or phase has changed since: somebody was faster."""
+    if row.phase not in _CLAIMABLE:
+        return None
     token = uuids.uuid4().hex
     result = connection.execute(
         _trial_update(uuid, row.number)

@@ -208,18 +208,24 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    address = f"file:{quote(str(path))}"
-    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
     try:
-        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+        return _connect_and_try(f"file:{quote(str(path))}?mode=ro")
     except sqlite3.OperationalError:
-        connection.close()
+        # A reader of a WAL database needs a file of shared memory beside it, which a read-only folder
+        # refuses. Where there is no WAL nobody is writing, and the file alone is the database.
         wal = path.with_name(f"{path.name}-wal")
         if wal.exists() and wal.stat().st_size > 0:
             raise
-        # A reader of a WAL database needs a file of shared memory beside it, which a read-only folder
-        # refuses. Where no WAL is there nobody is writing, and the file alone is the database.
-        connection = sqlite3.connect(f"{address}?immutable=1", uri=True, check_same_thread=False)
+        return _connect_and_try(f"file:{quote(str(path))}?immutable=1")
+
+
+def _connect_and_try(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
