@@ -10,9 +10,6 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from tests.architecture.commands import commands, help_of
 from tests.architecture.source import ROOT, modules
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -48,23 +46,6 @@ def command_lines(text: str, program: str) -> Iterator[list[str]]:
             words = part.split("#")[0].removeprefix("$ ").replace("[", " ").replace("]", " ").split()
             if words and words[0].rpartition("/")[2] == program:
                 yield words[1:]
-
-
-@cache
-def help_of(*command: str) -> str:
-    """What ``tunesafe COMMAND --help`` prints; empty if there is no such command."""
-    from tunesafe.cli import main
-
-    printed = StringIO()
-    with pytest.raises(SystemExit) as ended, redirect_stdout(printed), redirect_stderr(StringIO()):
-        main([*command, "--help"])
-    return printed.getvalue() if not ended.value.code else ""
-
-
-def commands() -> list[str]:
-    """Every command, from the help of the program."""
-    _, _, listed = help_of().partition("Commands:")
-    return re.findall(r"^  (\w[\w-]*)", listed, re.MULTILINE)
 
 
 @EVERY_DOCUMENT

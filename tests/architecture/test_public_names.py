@@ -1,4 +1,4 @@
-"""What ``import tunesafe`` offers: frozen, so that a change is a decision."""
+"""What ``import tunesafe`` and the command line offer: frozen, so that a change is a decision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 
+from tests.architecture.commands import commands, options
 from tests.architecture.source import PACKAGE, ROOT, modules
 
 # A name added here is a promise, a name removed breaks somebody: both stand in CHANGELOG.md.
@@ -32,6 +33,17 @@ PUBLIC_NAMES = {
     "open_stored",
 }
 
+COMMANDS = {
+    "init": set[str](),
+    "check": {"--set", "--json"},
+    "run": {"--workers", "--set", "--accept-changes"},
+    "status": {"--json", "--watch"},
+    "show": {"--json"},
+    "best": {"--json"},
+    "logs": {"--json"},
+    "export": {"--output", "--trial", "--virtual-epoch"},
+}
+
 
 def test_public_names_are_the_agreed_ones() -> None:
     """The ratchet: add or remove a name here when you mean it."""
@@ -55,3 +67,8 @@ def test_every_public_name_can_be_had() -> None:
     )
     run = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_commands_and_options_are_the_agreed_ones() -> None:
+    """Scripts of our users hold them; keys of the study file are held by the committed schema."""
+    assert {command: options(command) for command in commands()} == COMMANDS
