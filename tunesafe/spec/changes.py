@@ -30,6 +30,7 @@ trackers                                               harmless
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -246,6 +247,7 @@ def _is_wider(was: object, now: object) -> bool:
 
 
 _ABSENT = "(absent)"
+_WORD = re.compile(r"[A-Za-z_]\S*")
 
 
 def _plain(parameter: object) -> Any:
@@ -274,7 +276,9 @@ def _text(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_text(item) for item in value) + "]"
-    return mask_password(value) if isinstance(value, str) else found(value)
+    if isinstance(value, str) and _WORD.fullmatch(value) and value not in {"true", "false", "null"}:
+        return mask_password(value)
+    return found(value)  # quoted if it is text: '0.1' is not 0.1
 
 
 def render_diff(changes: list[Change]) -> str:

@@ -59,18 +59,18 @@ class Fault(NamedTuple):
     Args:
         text: The sentence after its subject, the key path: ``must be at least 1, found 0``.
         at: Key path of the subject.
-        unknown: The key is wrong, not its value: what there is none of ("key", "parameter").
+        key_is: The key is wrong, not its value; what it is instead, e.g. "unknown parameter".
     """
 
     text: str
     at: KeyPath = ()
-    unknown: str = ""
+    key_is: str = ""
 
     @property
     def sentence(self) -> str:
         """The fault in words, without its place."""
-        if self.unknown:
-            return f"unknown {self.unknown} '{dotted(self.at)}'{self.text}"
+        if self.key_is:
+            return f"{self.key_is} '{dotted(self.at)}'{self.text}"
         return f"{dotted(self.at) or 'the study'} {self.text}"
 
 
@@ -129,7 +129,7 @@ def nearest(name: object, candidates: Collection[str], *, what: str = "") -> str
 
 def unknown_key(at: KeyPath, known: Collection[str], what: str = "key") -> Fault:
     """The fault of a key that does not exist, with the nearest that does."""
-    return Fault(nearest(at[-1], known, what=f"{what}s"), at, unknown=what)
+    return Fault(nearest(at[-1], known, what=f"{what}s"), at, key_is=f"unknown {what}")
 
 
 def refuse(text: str, *at: str | int) -> NoReturn:
@@ -231,7 +231,7 @@ def spec_error(faults: Iterable[Fault], places: Places) -> SpecError:
     lines: list[tuple[Place | None, str]] = []
     for fault in dict.fromkeys(faults):
         # What a mapping lacks is best shown at the mapping's own key.
-        lines.append((locate(fault.at, places, key=bool(fault.unknown))[0], fault.sentence))
+        lines.append((locate(fault.at, places, key=bool(fault.key_is))[0], fault.sentence))
     lines.sort(key=lambda line: (line[0] is None, line[0] and (line[0].line or 0, line[0].column or 0)))
     (first, sentence), *others = lines
     message = "\n".join([sentence, *(str(_error(text, place)) for place, text in others)])

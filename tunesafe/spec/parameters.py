@@ -40,7 +40,11 @@ def _to_tuple(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
-_Values = Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1), BeforeValidator(_to_tuple)]
+_Values = Annotated[
+    tuple[Scalar, ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(_to_tuple, json_schema_input_type=Scalar | list[Scalar]),
+]
 
 
 class _Searched(Section):
@@ -193,10 +197,10 @@ ParameterSpec = Annotated[
 
 def _check_names(value: Any) -> Any:
     if isinstance(value, Mapping):
-        text = "is not a usable name; begin with a letter and go on with letters, digits, '_', '-' and '/'"
+        text = "; begin with a letter and go on with letters, digits, '_', '-' and '/'"
         unusable = [name for name in value if not _NAME.fullmatch(name) or len(name) > 200]
         if unusable:
-            raise_faults([Fault(text, (name,)) for name in unusable])
+            raise_faults([Fault(text, (name,), key_is="unusable name") for name in unusable])
     return value
 
 

@@ -169,10 +169,10 @@ class _Builder:
         place = self.place_of(node)
         self.places.values[path] = place
         self.num_values += 1
-        if (
-            self.num_values > MAX_VALUES or depth > MAX_DEPTH
-        ):  # only aliases get here: they repeat, or contain themselves
-            raise _refusal(f"aliases make more than {MAX_VALUES:,} values or endless ones; write the values out", place)
+        if self.num_values > MAX_VALUES or depth > MAX_DEPTH:
+            # Only aliases get here: they repeat what they stand for, or contain themselves.
+            text = f"aliases make more than {MAX_VALUES:,} values or endless ones; write the values out"
+            raise _refusal(text, self.places.keys.get(path[:1], place))
         tag = str(node.tag)
         kind = tag.removeprefix(_CORE)
         if isinstance(node, MappingNode) and tag == _CORE + "map":

@@ -20,6 +20,9 @@ def study_schema() -> dict[str, Any]:
     schema = StudySpec.model_json_schema()
     # Only Python's door may leave it out.
     schema["required"] = sorted({*schema["required"], "trainable"}, key=list(schema["properties"]).index)
+    for key in ("sampler", "pruner"):  # a bare name will do
+        described = schema["properties"][key]
+        described["anyOf"] = [{"$ref": described.pop("$ref")}, {"type": "string"}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -126,7 +126,9 @@ def _passes(value: Any) -> Any:
     exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if not Decimal("1e-9") <= exact <= Decimal("1e9"):
         refuse(f"must be above 0 and at most 1e9, found {found(value)}")
-    return exact
+    # 14.30 is 14.3; not normalize(), which rounds to the context's precision.
+    text = format(exact, "f")
+    return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
 Passes = Annotated[
