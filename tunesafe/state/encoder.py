@@ -18,6 +18,7 @@ from tunesafe.state.memory import PLAIN_KINDS, Leaf, leaf_of_array, leaf_of_tens
 
 __all__ = ["Encoder"]
 
+_SCALARS = frozenset((str, int, float, bool, bytes, complex, type(None)))
 _DEEPEST = 200
 _LONG_BYTES = 256
 
@@ -36,7 +37,7 @@ class Encoder:
     def node(self, value: Any, path: str) -> Any:
         """The JSON form of any value."""
         kind = type(value)
-        if kind in (str, int, float, bool, bytes, complex) or value is None:
+        if kind in _SCALARS:
             return self._scalar(value, path)
         if kind in (tuple, frozenset, torch.Size):
             self._enter(value, path)

@@ -30,6 +30,7 @@ __all__ = [
     "Leaf",
     "aligned_buffer",
     "allocate_blobs",
+    "dense_strides",
     "leaf_of_array",
     "leaf_of_tensor",
     "refusal",
@@ -40,6 +41,7 @@ ALIGNMENT = 64
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TORCH_DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+_DTYPE_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in TORCH_DTYPES.values()}
 PLAIN_KINDS = "biufcSUMm"
 """Kinds of numpy elements that are plain bytes: no objects, no records."""
 
@@ -54,7 +56,7 @@ class Leaf:
         owner: The tensor or array, kept alive until its bytes are copied.
         dtype: Its element type's name: torch's ("bfloat16") or numpy's ("<f8").
         shape: Its shape.
-        strides: Its strides [bytes].
+        strides: Its strides [bytes]; empty if it is dense in the usual order.
         itemsize: Size of an element [bytes].
         address: Of its first element.
         low: Lowest address it touches.
@@ -81,6 +83,13 @@ class Leaf:
         """Bytes of its elements, without gaps."""
         return math.prod(self.shape) * self.itemsize
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether its elements fill its memory, in whatever order."""
+        if not self.strides:
+            return True
+        return self.num_bytes == self.high - self.low and self.address == self.low
+
     def same_window(self, other: Leaf) -> bool:
         """Whether both show the same elements of the same memory in the same way."""
         mine = (self.low, self.address, self.dtype, self.shape, self.strides)
@@ -98,23 +107,25 @@ def leaf_of_tensor(tensor: torch.Tensor, path: str) -> Leaf:
         raise StateError(refusal(path, f"a {kind} tensor", "Track a dense (or sparse COO) tensor instead."))
     if tensor.is_conj() or tensor.is_neg():
         raise StateError(refusal(path, "a lazy conjugate or negative view", "Call .resolve_conj().resolve_neg()."))
-    shape, size = tuple(tensor.shape), tensor.itemsize
-    address, strides = tensor.data_ptr(), tuple(step * size for step in tensor.stride())
-    span = _span(shape, strides, size)
+    shape, size, address = tuple(tensor.shape), tensor.itemsize, tensor.data_ptr()
+    dtype = _DTYPE_NAMES[tensor.dtype]
+    node: dict[str, Any] = {"of": 0, "dtype": dtype, "shape": list(shape)}
+    span = math.prod(shape) * size
+    strides: tuple[int, ...] = ()
+    if tensor.stride() != dense_strides(shape):
+        node["stride"] = list(tensor.stride())
+        strides = tuple(step * size for step in tensor.stride())
+        span = size + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if span else 0
     if span and not address:
         raise StateError(refusal(path, "a tensor without memory (meta, or freed)", "Materialise it before tracking."))
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    node: dict[str, Any] = {"of": 0, "dtype": dtype, "shape": list(shape)}
-    if strides != _dense_strides(shape, size):
-        node["stride"] = list(tensor.stride())
-    if tensor.device.type != "cpu":
-        node["device"] = str(tensor.device)
+    place = "cpu" if tensor.is_cpu else str(tensor.device)
+    if place != "cpu":
+        node["device"] = place
     if type(tensor) is torch.nn.Parameter:
         node["parameter"] = True
     if tensor.requires_grad:
         node["requires_grad"] = True
     skew = int(tensor.storage_offset()) * size % ALIGNMENT
-    place = str(tensor.device)
     return Leaf(path, node, tensor, dtype, shape, strides, size, address, address, address + span, skew, place)
 
 
@@ -129,11 +140,13 @@ def leaf_of_array(array: Array, path: str) -> Leaf:
         raise StateError(refusal(path, f"a numpy array of dtype {array.dtype}", fix))
     size = array.itemsize
     node: dict[str, Any] = {"of": 0, "dtype": array.dtype.str, "shape": list(array.shape)}
-    if array.strides != _dense_strides(array.shape, size):
-        node["stride"] = list(array.strides)
+    dense = array.strides == tuple(step * size for step in dense_strides(array.shape))
+    strides = () if dense else array.strides
+    if strides:
+        node["stride"] = list(strides)
     low, high = np.lib.array_utils.byte_bounds(array) if array.nbytes else (0, 0)
     address = array.__array_interface__["data"][0] if array.nbytes else 0
-    return Leaf(path, node, array, array.dtype.str, array.shape, array.strides, size, address, low, high, 0, "cpu")
+    return Leaf(path, node, array, array.dtype.str, array.shape, strides, size, address, low, high, 0, "cpu")
 
 
 def aligned_buffer(num_bytes: int) -> memoryview:
@@ -167,13 +180,20 @@ class Blobs:
         """Copy all bytes out of live memory, once, into one buffer.
 
         Args:
-            allocate: Gives a writable buffer of that many bytes.
+            allocate: Gives a writable buffer of at least that many bytes.
+
+        Raises:
+            ValueError: If it gives less.
         """
         offsets, total = [], 0
         for blob in self._blobs:
             offsets.append(total)
             total += -(-blob.num_bytes // ALIGNMENT) * ALIGNMENT
         buffer = allocate(total)
+        if buffer.readonly or buffer.nbytes < total:
+            raise ValueError(
+                f"a snapshot needs {total} writable bytes; got {buffer.nbytes}, readonly={buffer.readonly}"
+            )
         # memmove: no dtype it cannot read, and unlike a slice assignment it releases the interpreter lock.
         target = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0] if total else 0
         for offset, blob in zip(offsets, self._blobs, strict=True):
@@ -193,37 +213,36 @@ def allocate_blobs(leaves: Sequence[Leaf]) -> Blobs:
     for index, group in enumerate(_overlapping(leaves)):
         for leaf in group:
             leaf.node["of"] = index
-        one_view = all(leaf.same_window(group[0]) for leaf in group) and not _self_overlap(group[0])
+        one_view = not _self_overlap(group[0]) and all(leaf.same_window(group[0]) for leaf in group[1:])
         blobs.append(_tensor_blob(group) if one_view else _window_blob(group))
     return Blobs(blobs)
 
 
 def _overlapping(leaves: Sequence[Leaf]) -> list[list[Leaf]]:
     """Leaves grouped by shared memory, groups in order of their first leaf."""
-    order = {id(leaf): index for index, leaf in enumerate(leaves)}
-    groups: list[list[Leaf]] = []
+    groups: list[list[int]] = []
     place, high = "", 0
-    for leaf in sorted(leaves, key=lambda leaf: (leaf.place, leaf.low, order[id(leaf)])):
-        if groups and leaf.place == place and leaf.low < high and leaf.high > leaf.low:
-            groups[-1].append(leaf)
+    for index in sorted(range(len(leaves)), key=lambda index: (leaves[index].place, leaves[index].low)):
+        leaf = leaves[index]
+        if leaf.low < high and leaf.place == place and leaf.high > leaf.low:
+            groups[-1].append(index)
             high = max(high, leaf.high)
         else:
-            groups.append([leaf])
+            groups.append([index])
             place, high = leaf.place, leaf.high
-    for group in groups:
-        group.sort(key=lambda leaf: order[id(leaf)])
-    return sorted(groups, key=lambda group: order[id(group[0])])
+    return [[leaves[index] for index in sorted(group)] for group in sorted(groups, key=min)]
 
 
 def _tensor_blob(group: Sequence[Leaf]) -> _Blob:
     """The elements of one tensor (that may have several names), without gaps."""
     leaf = group[0]
-    for each in group:
-        if leaf.skew:
+    if leaf.skew:
+        for each in group:
             each.node["skew"] = leaf.skew
-    if leaf.num_bytes == leaf.high - leaf.low and leaf.address == leaf.low:
-        outer_first = sorted(range(len(leaf.shape)), key=lambda axis: -leaf.strides[axis])
-        shape = tuple(leaf.shape[axis] for axis in outer_first)
+    if leaf.is_dense:
+        shape = leaf.shape
+        if leaf.strides:
+            shape = tuple(shape[axis] for axis in sorted(range(len(shape)), key=lambda axis: -leaf.strides[axis]))
         return _blob_of_bytes(leaf, shape, leaf.low, leaf.num_bytes, leaf.dtype)
     for each in group:
         if leaf.address == leaf.low:
@@ -244,7 +263,7 @@ def _window_blob(group: Sequence[Leaf]) -> _Blob:
     for leaf in group:
         offset = leaf.address - base.low
         leaf.node.update({"offset": offset} if offset else {}, **({"skew": base.skew} if base.skew else {}))
-        if (offset + base.skew) % max(leaf.itemsize, 1):
+        if isinstance(leaf.owner, torch.Tensor) and (offset + base.skew) % leaf.itemsize:
             raise StateError(refusal(leaf.path, "an unaligned view of shared memory", "Clone it."))
     return _blob_of_bytes(base, (high - base.low,), base.low, high - base.low, "uint8")
 
@@ -260,6 +279,8 @@ def _blob_of_bytes(leaf: Leaf, shape: tuple[int, ...], low: int, num_bytes: int,
 
 def _self_overlap(leaf: Leaf) -> bool:
     """Whether two indices of the leaf may be one element (expanded dimensions)."""
+    if not leaf.strides:
+        return False
     end = leaf.itemsize
     axes = zip(leaf.strides, leaf.shape, strict=True)
     for step, size in sorted((abs(step), size) for step, size in axes if size > 1):
@@ -269,19 +290,13 @@ def _self_overlap(leaf: Leaf) -> bool:
     return False
 
 
-def _dense_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    strides, step = [], itemsize
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides [elements] of a tensor that is dense in the usual order."""
+    strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
-        step *= max(size, 1)
+        step *= size or 1
     return tuple(reversed(strides))
-
-
-def _span(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
-    """Bytes from the first element to the end of the last one (non-negative strides)."""
-    if 0 in shape:
-        return 0
-    return itemsize + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
 
 
 def refusal(path: str, what: str, fix: str) -> str:

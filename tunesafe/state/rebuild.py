@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunesafe.state.memory import ALIGNMENT, TORCH_DTYPES, Array
+from tunesafe.state.memory import ALIGNMENT, TORCH_DTYPES, Array, dense_strides
 
 __all__ = ["Buffer", "Rebuilder"]
 
@@ -41,7 +41,7 @@ class Rebuilder:
         """
         dtype, shape = TORCH_DTYPES[node["dtype"]], tuple(node["shape"])
         memory = self._bytes(node, dtype.itemsize)
-        strides = tuple(node.get("stride", _dense_steps(shape)))
+        strides = tuple(node.get("stride", dense_strides(shape)))
         offset = node.get("offset", 0)
         start = memory.storage_offset() + offset
         extent = (1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))) if 0 not in shape else 0
@@ -99,14 +99,6 @@ class Rebuilder:
 def _empty(num_bytes: int, skew: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Aligned memory (plus ``skew``), uint8 ``[num_bytes]``."""
     return torch.empty(num_bytes + skew, dtype=torch.uint8, device=device)[skew:]
-
-
-def _dense_steps(shape: Sequence[int]) -> tuple[int, ...]:
-    steps, step = [], 1
-    for size in reversed(shape):
-        steps.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(steps))
 
 
 def _exists(device: torch.device) -> bool:

@@ -182,6 +182,27 @@ def test_overlapping_views_of_a_base_nobody_holds_still_overlap() -> None:
     assert back["left"].data_ptr() % ALIGNMENT == base[1:].data_ptr() % ALIGNMENT, "the same distance to alignment"
 
 
+views = st.lists(
+    st.tuples(st.integers(0, 15), st.integers(0, 16), st.integers(1, 3), st.sampled_from(["f4", "i4", "u1", "numpy"])),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=100)
+@given(views=views, write=st.integers(0, 4))
+def test_any_views_of_one_memory_see_each_others_writes_as_before(views: list[Any], write: int) -> None:
+    """Sliced, stepped, reinterpreted, through torch or numpy, the base itself among them or not."""
+    kinds = {"f4": torch.float32, "i4": torch.int32, "u1": torch.uint8, "numpy": torch.float32}
+    base = torch.arange(16.0)
+    tree = [base.view(kinds[kind])[start:stop:step] for start, stop, step, kind in views]
+    tree = [view.numpy() if kind == "numpy" else view for view, (*_, kind) in zip(tree, views, strict=True)]
+    back = there_and_back(tree)
+    for each in (tree, back):
+        each[write % len(each)][:] = 77
+    assert first_difference(tree, back) is None
+
+
 def test_equal_tensors_stay_apart_even_when_the_store_hands_out_one_buffer() -> None:
     """A content-addressed store may load two equal blobs once; writing to one must not change the other."""
     structure, blobs = encode([torch.zeros(16), torch.zeros(16)])
@@ -231,6 +252,13 @@ def test_the_caller_may_own_the_memory_of_a_snapshot() -> None:
     assert bytes(arena[64 : 64 + 800]) == bytes(blobs[1].data)
 
 
+@pytest.mark.parametrize("buffer", [aligned_buffer(10), memoryview(bytes(1000))], ids=["small", "read-only"])
+def test_a_buffer_that_cannot_hold_the_snapshot_is_refused(buffer: memoryview) -> None:
+    """Bytes are copied to a bare address: it must be right."""
+    with pytest.raises(ValueError, match="writable bytes"):
+        encode([torch.ones(3)], allocate=lambda _: buffer)
+
+
 def test_shared_containers_are_shared_again() -> None:
     """A list held twice is one list after a restart."""
     shared: dict[str, list[int]] = {"history": [1]}
@@ -273,6 +301,8 @@ def test_sparse_tensors_and_parameters_come_back() -> None:
         np.arange(12)[::-3],
         np.broadcast_to(np.arange(3), (2, 3)),
         np.zeros((3, 0, 2)),
+        np.zeros((6, 0, 2)).transpose(2, 0, 1)[:, ::2],
+        np.arange(24).reshape(2, 3, 4)[:, ::2, 1:],
         np.array(["a", "déjà"]),
         np.array(["2026-01-01"], "M8[D]"),
         np.array(b""),
