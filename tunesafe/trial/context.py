@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from tunesafe.clock import Plan
 from tunesafe.contracts import Assignment, Outcome, Parameter, Position, Report, TrialServices, Verdict
 from tunesafe.data.order import Order
 from tunesafe.data.sources import num_examples
@@ -28,6 +27,7 @@ from tunesafe.trial.epoch import Epoch
 from tunesafe.trial.loop import Loop
 from tunesafe.trial.memory import OWN, Memory, Notes
 from tunesafe.trial.metrics import require_objective, to_float, to_floats
+from tunesafe.trial.planning import settle_plan
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.trial.schedule import Schedule
 from tunesafe.trial.settings import TrialSettings
@@ -236,9 +236,10 @@ class Trial:
             if self._loop is not None:
                 raise TrialError("trial.virtual_epochs() was called a second time; a trial has one loop.")
             length = num_examples(data)
-            plan = self._plan(length, self._batch_size(batch_size), accumulate)
+            plan = settle_plan(
+                self.assignment, self.settings, self._services, self.stored_notes, length, batch_size, accumulate
+            )
             start = Position(0, 0) if self._start is None else self._start
-            self._refuse_other_total(plan)
             order = Order(length, self.seed, shuffle=shuffle, weights=weights)
             self._data = open_stream(data, plan.batches(start), order, device=device, **loader_options)
             self._loop = Loop(
@@ -254,37 +255,6 @@ class Trial:
                 now=self._now,
             )
             return self._loop.epochs()
-
-    def _batch_size(self, given: Any) -> Any:
-        if given is not None:
-            return given
-        if "batch_size" not in self.assignment.params:
-            raise TrialError(
-                "trial.virtual_epochs() got no batch_size, and the study has no parameter of that name. "
-                "Give one: trial.virtual_epochs(data, batch_size=…)."
-            )
-        return self.assignment.params["batch_size"]
-
-    def _plan(self, num_examples: int, batch_size: Any, accumulate: int) -> Plan:
-        budget = self.settings.budget
-        total = budget.total_examples(self._services.settle_examples_per_pass(num_examples))
-        plan = Plan(total, budget.virtual_epochs, batch_size, budget.batching, accumulate)
-        if plan.small_epochs and not self.resumed and not self.assignment.records:
-            self._services.event(
-                "small_virtual_epochs",
-                batch_size=plan.batch_size,
-                accumulate=accumulate,
-                examples=total // plan.virtual_epochs,
-            )
-        return plan
-
-    def _refuse_other_total(self, plan: Plan) -> None:
-        if self.stored_notes is not None and self.stored_notes.total != plan.total:
-            raise TrialError(
-                f"The checkpoint of trial {self.number} is of a trial of {self.stored_notes.total:,} examples, and the "
-                f"budget now makes it {plan.total:,}. The checkpoint is untouched. Change the budget back, or start the "
-                f"study under a new name."
-            )
 
     def report(self, **metrics: Any) -> None:
         """Report what was measured, once per virtual epoch, after its batches.

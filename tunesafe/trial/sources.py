@@ -98,7 +98,7 @@ def _installed(module: str, name: str, folder: Path) -> Origin:
     if path is None:
         return Origin(module, name, None, folder, folder)
     depth = module.count(".") + (path.name == "__init__.py")
-    return Origin(module, name, path, path.parents[depth], folder, package=module.split(".")[0])
+    return Origin(module, name, path, path.parents[depth], folder, package=module.partition(".")[0])
 
 
 def _module_file(root: Path, module: str) -> Path | None:
@@ -121,7 +121,7 @@ def module_files(origin: Origin) -> dict[str, Path]:
     queue = [origin.module, *_parents(origin.module)]
     while queue:
         module = queue.pop()
-        if origin.package is not None and module.split(".")[0] != origin.package:
+        if origin.package is not None and module.partition(".")[0] != origin.package:
             continue
         path = found.get(module) or _module_file(origin.root, module)
         if path is None:
