@@ -1,0 +1,26 @@
+"""The Python door: what a user holds, and what the command line is made of.
+
+    study      Study, load_study, open_stored
+    views      what reading gives: frozen values
+    stored     reading a stored study
+    running    running and checking one (torch, Optuna, user code)
+    exporting  a trial's weights, story and code as files (torch)
+
+Importing it brings neither torch nor Optuna.
+"""
+
+from __future__ import annotations
+
+from tunesafe.api.study import Study, load_study, open_stored
+from tunesafe.api.views import RunResult, StudyPlan, StudyStatus, TrialState, TrialView
+
+__all__ = [
+    "RunResult",
+    "Study",
+    "StudyPlan",
+    "StudyStatus",
+    "TrialState",
+    "TrialView",
+    "load_study",
+    "open_stored",
+]

@@ -1,0 +1,142 @@
+"""Running and checking a study: the part of the Python door that needs user code, torch and Optuna."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tunesafe.api.stored import study_in
+from tunesafe.api.views import RunResult, StudyPlan
+from tunesafe.clock import Plan
+from tunesafe.contracts import Notice, Position
+from tunesafe.errors import SpecError, StorageError
+from tunesafe.executors import run_study
+from tunesafe.schedulers.pruning import build_pruner
+from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
+from tunesafe.study.opening import Program
+from tunesafe.study.sampling import build_sampler
+from tunesafe.study.suggest import distributions
+from tunesafe.trial.resolve import resolve
+from tunesafe.trial.sources import fingerprint, sources
+
+__all__ = ["check", "run"]
+
+Function = Callable[..., Any]
+
+
+def run(
+    spec: StudySpec,
+    folder: Path,
+    text: str | None,
+    function: Function | None,
+    notify: Callable[[Notice], None],
+    accept_changes: bool,
+) -> RunResult:
+    """Start a study, continue it, or find that there is nothing to do.
+
+    Args:
+        spec: The study file's content.
+        folder: What relative paths are relative to.
+        text: The study file as written, if there is one.
+        function: The trainable itself, if it was given from Python.
+        notify: Told what happens.
+        accept_changes: Go on after a breaking change.
+    """
+    program = _program(spec, folder, text, function)
+
+    @cache
+    def trainable() -> Function:
+        return _trainable(spec, folder, function)
+
+    if not _exists(spec):
+        trainable()  # code that cannot be imported leaves no database behind
+    result = run_study(spec, trainable, program, folder=folder, watch=notify, accept_changes=accept_changes)
+    return RunResult(result.exit_code, result.message)
+
+
+def check(spec: StudySpec, folder: Path, function: Function | None) -> StudyPlan:
+    """Validate what can be validated without training, and say what the study will do; nothing is created."""
+    found = _trainable(spec, folder, function)
+    space = distributions(spec)
+    build_sampler(spec.sampler.name, spec.sampler.options, seed=spec.seed, search_space=space)
+    pruner = build_pruner(spec.pruner.name, spec.pruner.options, max_resource=spec.budget.virtual_epochs)
+    searched = {name: value for name, value in spec.parameters.items() if isinstance(value, Searched)}
+    total = _total_examples(spec)
+    return StudyPlan(
+        name=spec.name,
+        storage=mask_password(spec.storage),
+        trainable=spec.trainable or str(getattr(found, "__qualname__", found)),
+        objective=f"{spec.objective.direction} {spec.objective.metric}",
+        n_trials=spec.n_trials,
+        searched=tuple(searched),
+        conditional=tuple(name for name, parameter in searched.items() if parameter.when),
+        sampler=spec.sampler.name,
+        pruner=type(pruner).__name__,
+        virtual_epochs=spec.budget.virtual_epochs,
+        total_examples=total,
+        num_batches={} if total is None else {size: _num_batches(spec, total, size) for size in _batch_sizes(spec)},
+    )
+
+
+def _total_examples(spec: StudySpec) -> int | None:
+    budget = spec.budget
+    if budget.examples is None and budget.examples_per_pass is None:
+        return None
+    return budget.total_examples(budget.examples_per_pass or 0)
+
+
+def _batch_sizes(spec: StudySpec) -> list[int]:
+    """The smallest and the largest batch size, if ``batch_size`` is a parameter."""
+    match spec.parameters.get("batch_size"):
+        case IntParameter(low=low, high=high):
+            return sorted({low, high})
+        case CategoricalParameter(choices=choices):
+            sizes = [choice for choice in choices if isinstance(choice, int)]
+            return sorted({min(sizes), max(sizes)})
+        case int(size):
+            return [size]
+        case _:
+            return []
+
+
+def _num_batches(spec: StudySpec, total: int, batch_size: int) -> int:
+    plan = Plan(total, spec.budget.virtual_epochs, batch_size, spec.budget.batching)
+    return sum(1 for _ in plan.epoch_batches(Position(0, 0)))
+
+
+def _exists(spec: StudySpec) -> bool:
+    try:
+        study_in(spec.storage, spec.name)
+    except StorageError:
+        return False
+    return True
+
+
+def _trainable(spec: StudySpec, folder: Path, function: Function | None) -> Function:
+    if function is not None:
+        return function
+    assert spec.trainable is not None, "a study file without one is refused, and Study() asks for one"
+    return resolve(spec.trainable, folder)
+
+
+def _program(spec: StudySpec, folder: Path, text: str | None, function: Function | None) -> Program:
+    if spec.trainable is not None:
+        texts = sources(spec.trainable, folder)
+        return Program(text or spec.to_json(), texts, fingerprint(texts))
+    texts = {"notebook.py": _source_of(function)}
+    try:
+        mark = fingerprint(texts)
+    except SpecError:  # part of a larger statement, such as a lambda: its text has to do
+        mark = fingerprint({"notebook.py": repr(texts)})
+    return Program(text or spec.to_json(), texts, mark)
+
+
+def _source_of(function: Function | None) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(function)) if function is not None else ""
+    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+        return ""

@@ -1,0 +1,165 @@
+"""Studies, trials and plans as pages of text. Pure; nothing here prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tunesafe.api import StudyPlan, StudyStatus, TrialState, TrialView
+from tunesafe.api.views import utc
+from tunesafe.cli import render
+from tunesafe.contracts import Event, Report
+
+__all__ = ["plan_page", "status_page", "trial_page"]
+
+_NOTES = {
+    "reclaimed": "times a trial was taken over from a worker that died",
+    "small_virtual_epochs": "trials whose virtual epochs are smaller than their batch size: one batch each",
+    "not_deterministic": "virtual epochs came out differently when trained again; see show",
+    "damaged": "checkpoints were found damaged and passed over",
+    "changed": "times the study file or the code was changed",
+    "environment": "times it was continued with other versions or on another machine",
+    "exhausted": "times the sampler had no further point: the study ends with the trials it has",
+}
+
+
+def status_page(status: StudyStatus) -> str:
+    """What ``tunesafe status`` prints."""
+    return "\n".join(_status_lines(status))
+
+
+def _status_lines(status: StudyStatus) -> Iterator[str]:
+    counts = ", ".join(f"{count} {state}" for state, count in status.counts.items() if count)
+    yield f"study {status.name}: {status.num_ended} of {status.n_trials} trials ended ({counts or 'none'})"
+    yield f"storage {status.storage}"
+    if status.best is None:
+        yield f"no complete trial yet; objective: {status.direction} {status.metric}"
+    else:
+        best = status.best
+        of = f"  (virtual epoch {best.selected_virtual_epoch})" if best.selected_virtual_epoch is not None else ""
+        yield f"best trial {best.number} with {status.metric} {render.number(best.value)}{of}"
+        yield f"    {render.assignments(best.params)}"
+    time = f"worked {render.duration(status.live_seconds)}"
+    limit = f" of {render.duration(status.timeout_seconds)}" if status.timeout_seconds is not None else ""
+    resumed = f", {status.num_resumed} trials resumed" if status.num_resumed else ""
+    yield f"{time}{limit}, {render.examples(status.examples_seen)} examples, {status.num_attempts} attempts{resumed}"
+    if status.paused and not status.finished:
+        yield "paused: the timeout is used up; raise it and run again to continue"
+    if status.active:
+        yield ""
+        yield _active_table(status)
+    if status.notes:
+        yield ""
+        yield from (f"{count} {_NOTES.get(kind, kind)}" for kind, count in status.notes.items())
+    if status.events:
+        yield ""
+        yield _event_table(status.events)
+
+
+def _active_table(status: StudyStatus) -> str:
+    def progress(seen: int) -> str:
+        total = status.total_examples
+        return f"{render.examples(seen)} of {render.examples(total)}" if total else render.examples(seen)
+
+    rows = [
+        (
+            str(trial.number),
+            str(trial.state),
+            progress(trial.examples_seen),
+            str(trial.attempt),
+            trial.worker or "-",
+            render.duration(trial.lease_seconds) if trial.state is TrialState.RUNNING else "-",
+        )
+        for trial in status.active
+    ]
+    return render.table(("trial", "state", "examples", "attempt", "worker", "lease"), rows)
+
+
+def _event_table(events: Sequence[Event]) -> str:
+    rows = [
+        (
+            render.moment(utc(event.at)),
+            "-" if event.number is None else str(event.number),
+            event.kind,
+            render.shortened(_details(event)) or "-",
+            "{host}:{pid}".format_map({"host": "-", "pid": "-", **event.details}),
+        )
+        for event in events
+    ]
+    return render.table(("time", "trial", "event", "details", "worker"), rows)
+
+
+def _details(event: Event) -> str:
+    return render.assignments(
+        {key: value for key, value in event.details.items() if value is not None and key not in ("host", "pid")}
+    )
+
+
+def trial_page(trial: TrialView, events: Sequence[Event], metric: str) -> str:
+    """What ``tunesafe show`` and ``best`` print.
+
+    Args:
+        trial: The trial.
+        events: What happened to it.
+        metric: The objective's metric; its column comes first.
+    """
+    return "\n".join(_trial_lines(trial, events, metric))
+
+
+def _trial_lines(trial: TrialView, events: Sequence[Event], metric: str) -> Iterator[str]:
+    value = f"  {metric} {render.number(trial.value)}" if trial.value is not None else ""
+    of = f"  (virtual epoch {trial.selected_virtual_epoch})" if trial.selected_virtual_epoch is not None else ""
+    yield f"trial {trial.number}  {trial.state}{value}{of}"
+    if trial.reason:
+        yield f"reason    {trial.reason}"
+    for name, parameter in trial.params.items():
+        yield f"    {name} = {parameter}"
+    if trial.result:
+        yield f"result    {render.assignments(trial.result)}"
+    yield f"examples  {render.examples(trial.examples_seen)}"
+    yield f"attempts  {trial.attempts}, the last by {trial.worker or '-'}"
+    yield f"started   {render.moment(trial.started)}   ended {render.moment(trial.ended)}"
+    if trial.reports:
+        yield ""
+        yield _report_table(trial.reports, metric)
+    if events:
+        yield ""
+        yield _event_table(events)
+    if trial.traceback:
+        yield ""
+        yield trial.traceback.rstrip()
+
+
+def _report_table(reports: Sequence[Report], metric: str) -> str:
+    others = dict.fromkeys(name for report in reports for name in report.metrics if name != metric)
+    names = [metric, *others]
+    rows = [
+        (
+            str(report.virtual_epoch),
+            render.examples(report.examples_seen),
+            *(render.number(report.metrics.get(name)) for name in names),
+        )
+        for report in reports
+    ]
+    return render.table(("virtual epoch", "examples", *names), rows)
+
+
+def plan_page(plan: StudyPlan) -> str:
+    """What ``tunesafe check`` prints."""
+    return "\n".join(_plan_lines(plan))
+
+
+def _plan_lines(plan: StudyPlan) -> Iterator[str]:
+    yield f"study {plan.name} is valid; nothing was started or created"
+    yield f"trainable  {plan.trainable}"
+    yield f"storage    {plan.storage}"
+    yield f"objective  {plan.objective}"
+    when = f" ({', '.join(plan.conditional)} only under a condition)" if plan.conditional else ""
+    yield f"trials     {plan.n_trials} over {', '.join(plan.searched) or 'no searched parameter'}{when}"
+    yield f"sampler    {plan.sampler}, pruner {plan.pruner}"
+    if plan.total_examples is None:
+        length = "its length is known once the first trial has seen the training set"
+    else:
+        length = f"{render.examples(plan.total_examples)} examples"
+    yield f"each trial {length}, {plan.virtual_epochs} virtual epochs"
+    for size, count in plan.num_batches.items():
+        yield f"           batch size {size}: {count} {'batch' if count == 1 else 'batches'} in the first virtual epoch"
