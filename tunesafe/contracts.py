@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = [
-    "AttributeWrite",
     "Assignment",
+    "AttributeWrite",
     "CheckpointInfo",
     "Claim",
     "Ending",
@@ -364,7 +364,6 @@ class Assignment:
         seed: Derived from study seed and number.
         params: Sampled and constant parameters.
         records: Reports of earlier attempts, by virtual epoch, ascending.
-        artifacts: Folder for ``trial.artifact``, if files can be kept.
     """
 
     study_name: str
@@ -373,7 +372,6 @@ class Assignment:
     seed: int
     params: Mapping[str, Parameter]
     records: Sequence[Record] = ()
-    artifacts: Path | None = None
 
 
 class TrialServices(Protocol):

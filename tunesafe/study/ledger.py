@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -37,6 +38,7 @@ from tunesafe.store import claims, records, studies, tallies
 from tunesafe.store.engine import writing
 from tunesafe.store.events import append_event
 from tunesafe.study import suggest
+from tunesafe.study.artifacts import store_artifact
 from tunesafe.study.claiming import release_held
 from tunesafe.study.opening import OpenStudy
 
@@ -66,10 +68,11 @@ class Ledger:
     Args:
         opened: The study, from :func:`tunesafe.study.opening.open_study`.
         judge: Decides about reports; pure but for reading.
+        artifacts: Folder in which files attached to trials are kept.
     """
 
-    def __init__(self, opened: OpenStudy, judge: Judge) -> None:
-        self._opened, self._judge = opened, judge
+    def __init__(self, opened: OpenStudy, judge: Judge, artifacts: Path) -> None:
+        self._opened, self._judge, self._artifacts = opened, judge, artifacts
         self._engine, self._storage, self._optuna = opened.engine, opened.storage, opened.optuna
         self._uuid, self._spec = opened.row.uuid, opened.spec
         self._distributions = suggest.distributions(opened.spec)
@@ -188,6 +191,12 @@ class Ledger:
         for write in record.writes:
             if write.key not in trial.system_attrs:
                 self._storage.set_trial_system_attr(trial._trial_id, write.key, write.value)
+
+    def attach(self, claim: Claim, file: Path) -> None:
+        """Keep a copy of a file with the trial, where optuna-dashboard finds it."""
+        artifact = store_artifact(file, self._artifacts, owner=f"{self._uuid}/{claim.number}")
+        with self._guarded(claim):
+            self._storage.set_trial_system_attr(self._trial_id(claim), artifact.attribute, artifact.description)
 
     # --- endings ------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.ledger import Decision, Judge, Ledger
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.retaining import Retainer
+from tunesafe.trackers import Trackers
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.output import Capture
 from tunesafe.worker.services import LedgerServices, Watcher
@@ -71,7 +72,7 @@ class Worker:
         trainable: Gives the user's function or class; called when there is something to train.
         signals: Entered by the caller; asked between trials and lent to each.
         watch: Told what happens.
-        folder: Where artifacts are kept.
+        folder: Where files beside the database are kept: artifacts, what trackers write.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Worker:
         self._folder = folder
         self._spec = opened.spec
         self._claimant = Claimant(opened)
-        self._ledger = Ledger(opened, judge_of(opened.spec))
+        self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
         self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid)
         self._retainer = Retainer(opened, self._checkpoints)
         self._capture = Capture(opened.row.uuid, self._echo)
@@ -154,10 +155,6 @@ class Worker:
         params = self._ledger.draw(claim)
         records = self._ledger.records(claim)
         train = self._trainable()
-        artifacts = self._folder / f"{self._spec.name}.artifacts" / str(claim.number)
-        services = LedgerServices(
-            self._ledger, self._checkpoints, self._retainer, keeper, claim, records, self._watch, artifacts
-        )
         assignment = Assignment(
             study_name=self._spec.name,
             number=claim.number,
@@ -165,11 +162,13 @@ class Worker:
             seed=trial_seed(self._spec.seed, claim.number),
             params=params,
             records=records,
-            artifacts=artifacts,
         )
         details: Mapping[str, Any] = {"attempt": claim.attempt, "params": params, "reports": len(records)}
         self._watch(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
-        with self._capture.capturing():
+        with Trackers(self._spec.trackers, self._folder, claim.number) as trackers, self._capture.capturing():
+            services = LedgerServices(
+                self._ledger, self._checkpoints, self._retainer, keeper, claim, records, self._watch, trackers
+            )
             return train_trial(train, assignment, self._spec, services, self._signals, self._threads)
 
     def _close(self, claim: Claim) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.ledger import Ledger
 from tunesafe.study.retaining import Retainer
+from tunesafe.trackers import Trackers
 
 __all__ = ["LedgerServices", "Watcher"]
 
@@ -40,7 +40,7 @@ class LedgerServices:
         claim: The trial.
         records: Reports of earlier attempts, ascending.
         watch: Told of every report.
-        artifacts: Folder that ``trial.artifact`` copies into.
+        trackers: Told of every report and of ``trial.log``.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class LedgerServices:
         claim: Claim,
         records: Sequence[Record],
         watch: Watcher,
-        artifacts: Path,
+        trackers: Trackers,
     ) -> None:
         self._ledger, self._checkpoints, self._retainer, self._keeper = ledger, checkpoints, retainer, keeper
-        self._claim, self._watch, self._artifacts = claim, watch, artifacts
+        self._claim, self._watch, self._trackers = claim, watch, trackers
         self._records = {record.report.virtual_epoch: record for record in records}
 
     @property
@@ -88,6 +88,7 @@ class LedgerServices:
                 recorded=dict(record.report.metrics),
                 now=dict(report.metrics),
             )
+        self._trackers.log(report.metrics, report.examples_seen)
         self._tell_watcher(record)
         return Judgement(record.verdict, record.improved)
 
@@ -116,11 +117,11 @@ class LedgerServices:
 
     def log(self, values: Mapping[str, float], examples_seen: int) -> None:
         """See :class:`tunesafe.contracts.TrialServices`."""
+        self._trackers.log(values, examples_seen)
 
     def artifact(self, path: Path) -> None:
         """See :class:`tunesafe.contracts.TrialServices`."""
-        self._artifacts.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, self._artifacts / path.name)
+        self._ledger.attach(self._claim, path)
 
     def event(self, kind: str, **details: Any) -> None:
         """See :class:`tunesafe.contracts.TrialServices`."""

@@ -1,0 +1,1 @@
+"""The study: claims, suggestions, records and everything that is written to Optuna."""

@@ -1,0 +1,59 @@
+"""Files kept with a trial, in the form optuna-dashboard shows.
+
+The file first, the attribute that names it second, under an id derived from trial and file
+name: doing it again after a crash replaces what is there and adds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mimetypes
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Artifact", "store_artifact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored file.
+
+    Args:
+        attribute: Optuna's trial system attribute that names it.
+        description: That attribute's value, as Optuna's artifact module writes it.
+    """
+
+    attribute: str
+    description: str
+
+
+def store_artifact(file: Path, folder: Path, *, owner: str) -> Artifact:
+    """Copy a file into an artifact folder, durably and whole or not at all.
+
+    Args:
+        file: What to keep.
+        folder: The artifact store's folder, for ``optuna-dashboard --artifact-dir``.
+        owner: The trial it belongs to, unique over studies.
+
+    Raises:
+        OSError: If it cannot be copied.
+    """
+    artifact_id = hashlib.blake2b(f"{owner}/{file.name}".encode(), digest_size=16).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{artifact_id}.{os.getpid()}.tmp"
+    with file.open("rb") as source, temporary.open("wb") as target:
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())
+    temporary.replace(folder / artifact_id)
+    mimetype, encoding = mimetypes.guess_type(file.name)
+    description = {
+        "artifact_id": artifact_id,
+        "filename": file.name,
+        "mimetype": mimetype or "application/octet-stream",
+        "encoding": encoding,
+    }
+    return Artifact(f"artifacts:{artifact_id}", json.dumps(description))
