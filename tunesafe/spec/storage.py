@@ -79,7 +79,7 @@ def _sqlite_path(rest: str, shown: str, folder: Path) -> str:
         raise SpecError(f"'{shown}' has two slashes where SQLite's URLs have three; write 'sqlite:///{rest}'")
     if file in {"", ":memory:"} or file.startswith("file:"):
         raise SpecError(f"'{shown}' names no file; a study must outlive its process: write sqlite:///FILE.db")
-    absolute = os.path.normpath(folder.absolute() / Path(file).expanduser())
+    absolute = os.path.normpath(folder.absolute() / os.path.expanduser(file))
     if "?" in absolute:
         raise SpecError(f"'{shown}' stands for '{absolute}', and a database's path cannot hold '?'")
     if file.endswith("/") or os.path.isdir(absolute):

@@ -63,13 +63,13 @@ _TRAINABLE = r"^(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*$"
 
 
 def _name(value: str) -> str:
-    if not re.match(_NAME, value) or len(value) > 200:
+    if not re.fullmatch(_NAME, value) or len(value) > 200:
         refuse(f"must be letters, digits, '.', '_' and '-', at most 200 of them, found {found(value)}")
     return value
 
 
 def _trainable(value: str) -> str:
-    if not re.match(_TRAINABLE, value):
+    if not re.fullmatch(_TRAINABLE, value):
         refuse(f"must be FILE.py:NAME or package.module:NAME, found {found(value)}")
     return value
 

@@ -36,10 +36,10 @@ __all__ = [
 EXACT: KeyPath = ("budget", "passes")
 """The one number that is kept exactly as written: ``0.29`` of 100 examples is 29."""
 
-MAX_COUNT = 2**31 - 1
+_MAX_COUNT = 2**31 - 1
 """Largest count: numbers and steps are INTEGER columns."""
 
-Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 """How many of something: a whole number, at least 1."""
 
 
@@ -158,7 +158,10 @@ def plain_data(value: Any, at: KeyPath, faults: list[Fault]) -> Any:
         case list() | tuple():
             return [plain_data(item, (*at, index), faults) for index, item in enumerate(value)]
         case numbers.Integral():
-            return int(value)
+            whole = int(value)
+            if not -(2**63) <= whole < 2**63:
+                faults.append(Fault(f"must fit into 64 bits, found {found(whole)}", at))
+            return whole
         case Decimal() if value.is_finite():
             return value if at == EXACT else float(value)
         case numbers.Real() if not isinstance(value, Fraction):

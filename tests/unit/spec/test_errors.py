@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.unit.spec.texts import STUDY, load, mapping, refusal, spoil
 from tunesafe.errors import SpecError
-from tunesafe.spec import load_spec, spec_from_mapping
+from tunesafe.spec import StudySpec, load_spec, spec_from_mapping
+from tunesafe.spec.reader import parse
 
 # What is written instead of what, and the whole error.
 GOLDEN = [
@@ -254,6 +258,9 @@ def test_errors_of_the_python_door_name_the_key_path() -> None:
         ({"sampler": object()}, "sampler must be plain data, found object"),
         ({"seed": float("nan")}, "seed must be a finite number, found .nan"),
         ({"parameters": {1: 2}}, "parameters must have text as keys, found 1"),
+        ({"name": "a\n"}, "name must be letters, digits, '.', '_' and '-', at most 200 of them, found 'a\\n'"),
+        ({"seed": 2**63}, "seed must fit into 64 bits, found 9223372036854775808"),
+        ({"parameters": {"a": 16**5000}}, "parameters.a must fit into 64 bits, found a number of more than 60 digits"),
         ({"name": "a\0b"}, "name holds a NUL or half a character, which no database stores"),
     ],
 )
@@ -277,3 +284,31 @@ def test_later_faults_are_reported_at_their_place(tmp_path: Path) -> None:
     assert str(spec.error("grace", "too short")) == f"{file}:2:1: grace: too short"
     python = spec_from_mapping(mapping(), base=None)
     assert str(python.error("grace", "too short")) == "grace: too short"
+
+
+JUNK = [
+    None, True, 0, -1, 1.5, 2**62, "", "x", "off", "auto", "1h", [], [1, "a"], {}, {"a": 1}, {"name": "tpe"},
+    {"type": "int"},
+    {"type": "float", "low": 1, "high": 2}, {"type": [], "choices": 1}, {"type": "categorical", "choices": [[], {}]},
+    [[]], [{}], {"virtual_epochs": 1}, {"when": {"lr": 1}},
+]  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_no_value_gives_anything_but_a_spec_or_a_spec_error(data: st.DataObject) -> None:
+    """Whatever stands wherever: never a traceback."""
+    root = parse(STUDY, file="study.yaml").data
+    for _ in range(data.draw(st.integers(1, 3))):
+        parent, key = root, data.draw(st.sampled_from([*root, "unknown"]))
+        while isinstance(parent.get(key), dict) and parent[key] and data.draw(st.booleans()):
+            parent = parent[key]
+            key = data.draw(st.sampled_from([*parent, "when", "low"]))
+        parent[key] = copy.deepcopy(data.draw(st.sampled_from(JUNK)))
+    try:
+        spec = spec_from_mapping(root, base=Path("/somewhere"))
+    except SpecError as error:
+        outcome: object = error.message
+    else:
+        outcome = StudySpec.from_json(spec.to_json()) == spec
+    assert outcome
