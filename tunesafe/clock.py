@@ -117,8 +117,13 @@ class Plan:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name, word in (("total", "examples"), ("virtual_epochs", "virtual epochs"),
-                           ("batch_size", "examples"), ("accumulate", "batches")):  # fmt: skip
+        units = {
+            "total": "examples",
+            "virtual_epochs": "virtual epochs",
+            "batch_size": "examples",
+            "accumulate": "batches",
+        }
+        for name, word in units.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise SpecError(f"{name} is {value!r}; it counts {word} and must be an integer.")

@@ -34,5 +34,6 @@ def move(batch: Any, device: torch.device | str, non_blocking: bool = False) -> 
         return type(batch)(move(part, device, non_blocking) for part in batch)
     if isinstance(batch, Mapping):
         moved = {key: move(part, device, non_blocking) for key, part in batch.items()}
-        return moved if type(batch) is dict else type(batch)(moved)  # type: ignore[call-arg]
+        form: Any = type(batch)
+        return form(moved)
     return batch

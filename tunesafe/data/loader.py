@@ -27,10 +27,10 @@ from tunesafe.seeds import derive
 
 __all__ = ["check_options", "loader_batches"]
 
-_ACCEPTED = frozenset({
-    "collate_fn", "multiprocessing_context", "num_workers", "persistent_workers", "pin_memory", "pin_memory_device",
-    "prefetch_factor", "timeout", "worker_init_fn",
-})  # fmt: skip
+_ACCEPTED = frozenset(
+    "collate_fn multiprocessing_context num_workers persistent_workers pin_memory pin_memory_device prefetch_factor "
+    "timeout worker_init_fn".split()
+)
 _REFUSED = {
     "batch_sampler": "the plan decides the batches; pass batch_size",
     "batch_size": "it is an argument of its own",
@@ -51,8 +51,8 @@ def check_options(options: dict[str, Any]) -> None:
     """
     for name in options:
         if name in _REFUSED:
-            raise TrialError(f"The DataLoader option {name!r} cannot be combined with a resumable stream: "
-                             f"{_REFUSED[name]}.")  # fmt: skip
+            why = _REFUSED[name]
+            raise TrialError(f"The DataLoader option {name!r} cannot be combined with a resumable stream: {why}.")
         if name not in _ACCEPTED:
             near = get_close_matches(name, sorted(_ACCEPTED), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(_ACCEPTED))}."
@@ -80,14 +80,15 @@ def loader_batches(
     """
     options = dict(options or {})
     options.pop("persistent_workers", None)  # there is one loader, so they always are
-    batches = _Batches(dataset, options.pop("collate_fn", None) or default_collate, order)
+    batches: Any = _Batches(dataset, options.pop("collate_fn", None) or default_collate, order)
     init = _WorkerInit(dataset, options.pop("worker_init_fn", None))
     generator = torch.Generator()  # DataLoader draws its workers' base seed; from ours, not from the main process's
     generator.manual_seed(derive(order.seed, "loader", order.stream))
+    requests: Any = _Requests(spans, order)
     try:
         loader: DataLoader[Any] = DataLoader(
-            batches,  # type: ignore[arg-type]
-            batch_sampler=_Requests(spans, order),  # type: ignore[arg-type]
+            batches,
+            batch_sampler=requests,
             collate_fn=_as_it_is,
             worker_init_fn=init,
             generator=generator,
@@ -149,7 +150,8 @@ class _Batches:
         seeds: list[int] = hash_positions(np.arange(start, start + len(indices)), self._key).tolist()
         if self._whole:
             seed_generators(seeds[0])
-            examples = self._dataset.__getitems__(indices)  # type: ignore[attr-defined]
+            whole: Any = self._dataset
+            examples = whole.__getitems__(indices)
         else:
             self._reader = self._reader or SeededReader()
             examples = self._reader.read(self._dataset, indices, seeds)
