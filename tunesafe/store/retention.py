@@ -14,7 +14,7 @@ from typing import Literal
 
 from tunesafe.contracts import CheckpointInfo, Ending, Position
 
-__all__ = ["Keep", "TrialKeep", "surplus"]
+__all__ = ["Direction", "Keep", "TrialKeep", "surplus"]
 
 _LIVE_NEWEST = 2
 """One to resume from, and one to fall back on if that is damaged."""

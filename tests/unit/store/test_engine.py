@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import URL, Engine, create_engine
 
 from tests.unit.store.samples import new_study, open_ready
 from tunesafe.errors import MissingExtraError, SpecError, StorageError
@@ -25,6 +25,7 @@ from tunesafe.store.faults import TransientStorageError
 
 
 def pragma(engine: Engine, name: str) -> object:
+    """What SQLite has set on a connection of this engine."""
     with reading(engine) as connection:
         return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
 
@@ -106,9 +107,10 @@ def test_a_reader_needs_no_writable_folder(engine: Engine, sqlite_url: str, monk
 def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
     """Hashes, blanks and percent signs are part of names."""
     path = tmp_path / "a b%20#ü.db"
-    open_ready(f"sqlite:///{path}").dispose()
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    open_ready(url).dispose()
     assert path.exists()
-    reader = read_only_engine(f"sqlite:///{path}")
+    reader = read_only_engine(url)
     with reading(reader) as connection:
         assert studies.study_names(connection) == []
     reader.dispose()
@@ -116,9 +118,14 @@ def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
 
 def test_a_block_that_raises_leaves_nothing(engine: Engine) -> None:
     """A transaction is whole or not at all."""
-    with pytest.raises(KeyError), writing(engine) as connection:
-        new_study(connection, name="digits")
-        raise KeyError
+
+    def write_and_raise() -> None:
+        with writing(engine) as connection:
+            new_study(connection, name="digits")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_and_raise()
     with reading(engine) as connection:
         assert studies.study_names(connection) == []
 
@@ -167,7 +174,7 @@ def test_a_full_disk_is_said_to_be_full_and_leaves_the_study_intact(engine: Engi
     with reading(engine) as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageError, match="(?s)no space left.*Free some space"), writing(engine) as connection:
+    with pytest.raises(StorageError, match=r"(?s)no space left.*Free some space"), writing(engine) as connection:
         studies.save_sources(connection, study, "f", {"a.py": "x" * 100_000})
     with reading(engine) as connection:
         assert studies.load_sources(connection, study, "f") == {}

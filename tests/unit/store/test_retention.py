@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesafe.contracts import CheckpointInfo, Ending, Position
+from tunesafe.store.retention import Direction, Keep, TrialKeep, surplus
+
+EXAMPLES_PER_EPOCH = 10
+Study = tuple[list[CheckpointInfo], dict[int, TrialKeep]]
+directions: st.SearchStrategy[Direction] = st.sampled_from(["minimize", "maximize"])
+keeps = st.builds(Keep, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.booleans())
+objectives = st.sampled_from([0.0, 1.0, 2.0, float("nan"), float("inf")])
+positions = st.builds(
+    lambda epoch, into: Position(EXAMPLES_PER_EPOCH * epoch + into, epoch),
+    st.integers(0, 6),
+    st.sampled_from([0, 0, 3]),
+)
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> Study:
+    """Trials of every kind with checkpoints at boundaries and between them."""
+    infos: list[CheckpointInfo] = []
+    trials: dict[int, TrialKeep] = {}
+    for number in range(draw(st.integers(0, 4))):
+        ending = draw(st.sampled_from([None, *Ending]))
+        history = draw(st.lists(objectives, max_size=6))
+        curve = {Position(EXAMPLES_PER_EPOCH * (i + 1), i + 1): value for i, value in enumerate(history)}
+        complete = ending is Ending.COMPLETE and history
+        trials[number] = TrialKeep(ending, history[-1] if complete else None, len(history) if complete else None, curve)
+        for position in sorted(draw(st.sets(positions, max_size=8))):
+            infos.append(CheckpointInfo(len(infos) + 1, number, position, 100, 0.0))
+    return draw(st.permutations(infos)), trials
+
+
+def kept(study: Study, keep: Keep, direction: Direction) -> list[CheckpointInfo]:
+    """What stays, newest first."""
+    infos, trials = study
+    gone = surplus(infos, trials, keep, direction)
+    stays = [info for info in infos if info.checkpoint_id not in gone]
+    return sorted(stays, key=lambda info: info.position, reverse=True)
+
+
+@given(studies(), keeps, directions)
+def test_a_live_trial_keeps_its_newest_two(study: Study, keep: Keep, direction: Direction) -> None:
+    """Whatever the rules say about finished ones: one to resume from, one to fall back on."""
+    infos, trials = study
+    stays = kept(study, keep, direction)
+    for number, trial in trials.items():
+        if trial.ending is None:
+            newest = sorted((i for i in infos if i.number == number), key=lambda i: i.position, reverse=True)[:2]
+            assert [info for info in stays if info.number == number][: len(newest)] == newest
+
+
+@given(studies(), keeps, directions)
+def test_pruned_and_failed_trials_keep_nothing(study: Study, keep: Keep, direction: Direction) -> None:
+    """Their bytes go at once."""
+    ended = {number for number, trial in study[1].items() if trial.ending in (Ending.PRUNED, Ending.FAILED)}
+    assert not [info for info in kept(study, keep, direction) if info.number in ended]
+
+
+@given(studies(), keeps, directions)
+def test_retention_is_idempotent_and_blind_to_order(study: Study, keep: Keep, direction: Direction) -> None:
+    """Asked again about what it kept, it gives up nothing more."""
+    stays = kept(study, keep, direction)
+    assert kept((stays[::-1], study[1]), keep, direction) == stays
+
+
+@given(studies(), keeps, directions)
+def test_asking_to_keep_more_never_loses_anything(study: Study, keep: Keep, direction: Direction) -> None:
+    """Each rule only ever adds."""
+    stays = {info.checkpoint_id for info in kept(study, keep, direction)}
+    for more in (
+        replace(keep, last=keep.last + 1),
+        replace(keep, best=keep.best + 1),
+        replace(keep, study_best=keep.study_best + 1),
+        replace(keep, select_best=True),
+    ):
+        assert stays <= {info.checkpoint_id for info in kept(study, more, direction)}
+
+
+@given(studies(), directions)
+def test_a_complete_trial_keeps_no_more_than_it_is_asked_to(study: Study, direction: Direction) -> None:
+    """One newest, one best."""
+    stays = kept(study, Keep(last=1, best=1, study_best=0), direction)
+    for number, trial in study[1].items():
+        if trial.ending is Ending.COMPLETE:
+            assert len([info for info in stays if info.number == number]) <= 2
+
+
+@given(studies(), directions)
+def test_the_best_trial_keeps_the_checkpoint_its_value_is_of(study: Study, direction: Direction) -> None:
+    """What export uses survives the strictest rules."""
+    infos, trials = study
+    finite = {n: t.value for n, t in trials.items() if t.value is not None and abs(t.value) < 1e9}
+    if not finite:
+        return
+    sign = 1 if direction == "minimize" else -1
+    best = min(finite, key=lambda number: (sign * finite[number], number))
+    selected = Position(EXAMPLES_PER_EPOCH * len(trials[best].objectives), len(trials[best].objectives))
+    there = [info for info in infos if (info.number, info.position) == (best, selected)]
+    stays = kept(study, Keep(last=0, best=0, study_best=1), direction)
+    assert set(there) <= set(stays)
+    assert all(info.number == best for info in stays if trials[info.number].ending is not None)
+
+
+def test_the_best_checkpoint_is_at_a_boundary_and_the_earliest_on_a_tie() -> None:
+    """A checkpoint part-way in a virtual epoch has no objective of its own."""
+    infos = [
+        CheckpointInfo(i, 0, position, 100, 0.0)
+        for i, position in enumerate([Position(10, 1), Position(13, 1), Position(20, 2), Position(30, 3)])
+    ]
+    trial = TrialKeep(Ending.COMPLETE, 0.7, 3, {Position(10, 1): 0.5, Position(20, 2): 0.5, Position(30, 3): 0.7})
+    assert surplus(infos, {0: trial}, Keep(last=0, best=1, study_best=0), "minimize") == {1, 2, 3}
+
+
+def test_checkpoints_of_a_trial_nobody_described_are_kept() -> None:
+    """Not knowing is no reason to delete."""
+    assert surplus([CheckpointInfo(1, 7, Position(10, 1), 100, 0.0)], {}, Keep(0, 0, 0), "minimize") == set()
