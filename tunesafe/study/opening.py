@@ -213,7 +213,7 @@ def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, pro
     tally = lifecycle.Tally(**tallies.count_by_standing(connection, row.uuid))
     begun = tallies.highest_begun(connection, row.uuid) + 1
     settled = Settled(begun, row.examples_per_pass, row.threads_per_worker)
-    changes = classify(StudySpec.from_json(row.spec_json), spec, settled)
+    changes = classify(StudySpec.from_json(row.spec_json, storage=spec.storage, folder=spec.folder), spec, settled)
     if not begun:
         changes = [change.harmless() for change in changes]
     recorded = str(row.fingerprint["sources"])

@@ -37,9 +37,9 @@ def distribution(parameter: Searched) -> BaseDistribution:
     """Optuna's form of one searched parameter."""
     match parameter:
         case FloatParameter():
-            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+            return FloatDistribution(parameter.low, parameter.highest, log=parameter.log, step=parameter.step)
         case IntParameter():
-            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+            return IntDistribution(parameter.low, parameter.highest, log=parameter.log, step=parameter.step)
         case CategoricalParameter():
             return CategoricalDistribution(parameter.choices)
 
@@ -65,8 +65,8 @@ def draw(
         spec: The study file.
         space: From :func:`distributions`.
     """
-    if number < len(spec.initial_trials):
-        study._storage.set_trial_system_attr(trial_id, "fixed_params", dict(spec.initial_trials[number]))
+    if fixed := spec.initial_params(number):
+        study._storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
     trial = Trial(study, trial_id)
     params = {name: value for name, value in spec.parameters.items() if not isinstance(value, Searched)}
     for name, bounds in space.items():

@@ -1,0 +1,142 @@
+"""What we rely on in Optuna: our statement runs in its transactions, and undoes them when it raises."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
+
+from tunesafe.errors import LeaseLostError, StorageError
+from tunesafe.study.fenced import FencedStorage, number_of_newest_trial
+
+
+@pytest.fixture
+def storage(sqlite_url):
+    """A fenced storage on an empty database."""
+    storage = FencedStorage(sqlite_url)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def study_id(storage):
+    """A study in it."""
+    with storage.guarded(lambda connection: None):
+        return storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")
+
+
+@pytest.fixture
+def trial_id(storage, study_id):
+    """A running trial in that."""
+    with storage.guarded(lambda connection: None):
+        return storage.create_new_trial(study_id)
+
+
+def lose(connection):
+    """Stand in for a fence that somebody else has raised."""
+    raise LeaseLostError("another worker has the trial")
+
+
+WRITES = {
+    "parameter": lambda s, t: s.set_trial_param(t, "x", 0.5, FloatDistribution(0, 1)),
+    "intermediate value": lambda s, t: s.set_trial_intermediate_value(t, 1, 0.5),
+    "user attribute": lambda s, t: s.set_trial_user_attr(t, "k", 1),
+    "system attribute": lambda s, t: s.set_trial_system_attr(t, "k", 1),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_under_a_lost_fence_leaves_nothing(storage, trial_id, write):
+    """Optuna rolls its own write back with ours, and the error comes out as it was raised."""
+    before = storage.get_trial(trial_id)
+    with storage.guarded(lose), pytest.raises(LeaseLostError):
+        write(storage, trial_id)
+    assert storage.get_trial(trial_id) == before
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_carries_exactly_one_statement_of_ours(storage, trial_id, write):
+    """Reads inside the write's own method do not run it, and one write does not run it twice."""
+    runs = []
+    with storage.guarded(lambda connection: runs.append(connection.in_transaction())):
+        storage.get_trial(trial_id)
+        assert runs == []
+        write(storage, trial_id)
+    assert runs == [True]
+
+
+def test_a_trial_ends_only_together_with_our_mark(storage, trial_id):
+    """The state stays RUNNING where the carried statement raises."""
+    with storage.telling(lose), pytest.raises(LeaseLostError):
+        storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    assert storage.get_trial(trial_id).state is TrialState.RUNNING
+    with storage.telling(lambda connection: None):
+        storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    assert storage.get_trial(trial_id).state is TrialState.COMPLETE
+
+
+def test_a_new_trial_knows_its_number_before_it_is_committed(storage, study_id):
+    """The claim reads the number Optuna gave, inside Optuna's transaction."""
+    numbers = []
+    for _ in range(3):
+        with storage.carrying(lambda connection: numbers.append(number_of_newest_trial(connection, study_id))):
+            storage.create_new_trial(study_id)
+    assert numbers == [0, 1, 2]
+
+
+def test_a_refused_number_leaves_no_trial(storage, study_id):
+    """Exactly N: a trial whose claim is refused never was."""
+    with storage.carrying(lose), pytest.raises(LeaseLostError):
+        storage.create_new_trial(study_id)
+    assert storage.get_all_trials(study_id) == []
+
+
+def test_an_integrity_error_of_ours_is_not_swallowed(storage, trial_id):
+    """Optuna ignores integrity errors of attribute writes; ours must come out."""
+
+    def violate(connection):
+        connection.execute(sa.text("INSERT INTO studies (study_id, study_name) VALUES (99, 's')"))
+
+    with storage.guarded(violate), pytest.raises(StorageError):
+        storage.set_trial_user_attr(trial_id, "k", 1)
+    assert storage.get_trial(trial_id).user_attrs == {}
+
+
+def test_a_write_without_fence_or_claim_is_a_bug(storage, trial_id):
+    """Nothing writes to Optuna unguarded, by accident or by an Optuna that grew a new habit."""
+    with pytest.raises(AssertionError, match="carries neither"):
+        storage.set_trial_user_attr(trial_id, "k", 1)
+
+
+def test_past_trials_are_shown_with_the_current_range(storage, study_id):
+    """A widened range keeps its parameter in the joint draw; values outside keep their own distribution."""
+    template = create_trial(
+        params={"x": 0.5, "c": "a"},
+        distributions={"x": FloatDistribution(0, 1), "c": CategoricalDistribution(["a", "b"])},
+        value=1.0,
+    )
+    with storage.guarded(lambda connection: None):
+        storage.create_new_trial(study_id, template)
+    wide, narrow = FloatDistribution(0, 2), FloatDistribution(0.6, 1)
+    for current, expected in ((wide, wide), (narrow, FloatDistribution(0, 1))):
+        storage.show({"x": current})
+        [trial] = storage.get_all_trials(study_id)
+        assert trial.distributions == {"x": expected, "c": CategoricalDistribution(["a", "b"])}
+        assert trial.params == {"x": 0.5, "c": "a"}
+
+
+def test_optunas_connections_have_our_pragmas(storage, trial_id):
+    """Optuna sets none of its own: every one of its connections waits, and commits in full."""
+    seen = []
+
+    @event.listens_for(storage._rdb.engine, "checkout")
+    def look(connection, *_):
+        pragmas = ("journal_mode", "synchronous", "busy_timeout")
+        seen.append(tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas))
+
+    storage.get_trial(trial_id)
+    assert seen
+    assert set(seen) == {("wal", 2, 60_000)}
