@@ -27,10 +27,17 @@ from tunesafe.seeds import derive
 
 __all__ = ["check_options", "loader_batches"]
 
-_ACCEPTED = frozenset(
-    "collate_fn multiprocessing_context num_workers persistent_workers pin_memory pin_memory_device prefetch_factor "
-    "timeout worker_init_fn".split()
-)
+_ACCEPTED = {
+    "collate_fn",
+    "multiprocessing_context",
+    "num_workers",
+    "persistent_workers",
+    "pin_memory",
+    "pin_memory_device",
+    "prefetch_factor",
+    "timeout",
+    "worker_init_fn",
+}
 _REFUSED = {
     "batch_sampler": "the plan decides the batches; pass batch_size",
     "batch_size": "it is an argument of its own",
