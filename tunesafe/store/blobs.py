@@ -202,7 +202,7 @@ def _read_small(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[in
     query = select(blob_chunks.c.blob_id, blob_chunks.c.data).where(blob_chunks.c.blob_id.in_(ids))
     found: dict[int, bytearray] = {blob_id: bytearray() for blob_id in ids}
     for blob_id, data in connection.execute(query.order_by(blob_chunks.c.blob_id, blob_chunks.c.seq)):
-        found[blob_id] += data
+        found[blob_id] += _as_bytes(data)
     yield from found.items()
 
 
@@ -211,11 +211,16 @@ def _read_large(connection: Connection, blob_id: int, size: int) -> bytearray:
     data, end = bytearray(size), 0
     for seq in range(-(-size // CHUNK_BYTES)):
         query = select(blob_chunks.c.data).where(blob_chunks.c.blob_id == blob_id, blob_chunks.c.seq == seq)
-        chunk = connection.execute(query).scalar_one_or_none() or b""
+        chunk = _as_bytes(connection.execute(query).scalar_one_or_none())
         data[end : end + len(chunk)] = chunk
         end += len(chunk)
     del data[end:]
     return data
+
+
+def _as_bytes(data: object) -> bytes:
+    # SQLite keeps whatever is put into a column; what is no bytes is damage, found by its hash.
+    return data if isinstance(data, bytes) else b""
 
 
 def _groups(items: Collection[_T]) -> Iterator[list[_T]]:

@@ -22,7 +22,7 @@ from tunesafe.store import blobs
 from tunesafe.store.blobs import Content, content_hash
 from tunesafe.store.claims import advance, check_fence
 from tunesafe.store.engine import database_now, reading, writing
-from tunesafe.store.faults import CorruptStorageError, TransientStorageError
+from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
 __all__ = ["CheckpointStore"]
@@ -156,10 +156,11 @@ class CheckpointStore:
         if sum(content.data.nbytes for content in new) <= ONE_TRANSACTION_BYTES:
             return
         for batch in _batches(new):
-            with writing(self._engine) as connection:
-                blobs.write_blobs(connection, self._uuid, batch)
-            for _ in batch:
-                failpoint("blob.written")
+            with translated(self._engine.url):
+                with writing(self._engine) as connection:
+                    blobs.write_blobs(connection, self._uuid, batch)
+                for _ in batch:
+                    failpoint("blob.written")
 
     def _commit(self, described: _Described, number: int, fence: int) -> CheckpointInfo:
         position, uuid = described.position, self._uuid
