@@ -103,14 +103,14 @@ class Trial:
 
     @cached_property
     def _start(self) -> Position | None:
-        with self.latch.holding():
+        with self.latch.catching():
             newest = self._checkpointer.newest()
             return None if newest is None else newest[0]
 
     @cached_property
     def stored_notes(self) -> Notes | None:
         """What the newest checkpoint remembers of the trial; ``None`` where there is none."""
-        with self.latch.holding():
+        with self.latch.catching():
             return self._checkpointer.newest_notes()
 
     @property
@@ -329,10 +329,16 @@ class Trial:
             n: What it weighs [examples].
 
         Returns:
-            The mean so far.
+            The mean so far; NaN while nothing has weight.
+
+        Raises:
+            TrialError: If ``value`` is no number, or ``n`` is negative.
         """
         with self.latch.holding():
-            return self.memory.means.add(name, to_float(f"trial.mean({name!r}, …)", value), to_float("n", n))
+            weight = to_float(f"trial.mean({name!r}, …, n)", n)
+            if weight < 0:
+                raise TrialError(f"trial.mean({name!r}, …) got n={n}; a weight cannot be negative.")
+            return self.memory.means.add(name, to_float(f"trial.mean({name!r}, …)", value), weight)
 
     def result(self, **metrics: Any) -> None:
         """Give final metrics that are not judged, such as a test score."""

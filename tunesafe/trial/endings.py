@@ -70,6 +70,12 @@ class Latch:
     def holding(self) -> Iterator[None]:
         """Raise what is held; then hold what the body raises."""
         self.check()
+        with self.catching():
+            yield
+
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """Hold what the body raises, whatever is held already."""
         try:
             yield
         except STICKY as ending:

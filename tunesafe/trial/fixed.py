@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -123,7 +124,7 @@ class FixedTrial(Trial):
     Args:
         params: What ``trial.params`` shows.
         examples: Length of the trial [examples]; give this or ``passes``.
-        passes: Length of the trial [passes over the data], default one; ``"0.29"`` is exact.
+        passes: Length of the trial [passes over the data], default one; ``0.29`` of 100 examples is 29.
         virtual_epochs: How often it validates and reports.
         seed: Of the order of the data and the generators.
         metric: The objective's metric; reports must hold it if given.
@@ -157,7 +158,7 @@ class FixedTrial(Trial):
         params: Mapping[str, Parameter] | None = None,
         *,
         examples: int | None = None,
-        passes: float | str | None = None,
+        passes: float | Decimal | None = None,
         virtual_epochs: int = 1,
         seed: int = 0,
         metric: str | None = None,

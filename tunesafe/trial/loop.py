@@ -61,7 +61,8 @@ class Loop:
         self._settings, self._cadence = settings, settings.cadence
         self._mid_epoch = settings.checkpoint.mid_epoch
         self._interruption, self._signals, self._latch, self._now = services.interruption, signals, latch, now
-        self._asked_at: float | None = None
+        self._reason: str | None = None
+        self._asked_at = 0.0
         self._entered = (0.0, 0)
         self._exhausted_at = 0.0
         self._boundary_seconds = 0.0
@@ -123,7 +124,7 @@ class Loop:
         failpoint("train.batch")
         if batch.ends_epoch:
             self._exhausted_at = self._now()
-        reason = self._signals.reason or self._interruption()
+        reason = self._reason or self._asked_to_leave()
         if reason is not None:
             self._leave_in_order(reason, batch)
         elif self._mid_epoch and batch.step_due and not batch.ends_epoch and self._due_here():
@@ -132,10 +133,16 @@ class Loop:
     def _due_here(self) -> bool:
         return due_at_step(self._cadence, self.examples_seen, self._checkpointer.since_newest())
 
+    def _asked_to_leave(self) -> str | None:
+        """Why the loop is to leave, if it is; once asked, it will."""
+        reason = self._signals.reason or self._interruption()
+        if reason is not None:
+            since = self._signals.since
+            self._reason, self._asked_at = reason, self._now() if since is None else since
+        return reason
+
     def _leave_in_order(self, reason: str, batch: Batch) -> None:
         """Leave now, after saving if that is allowed here; or go on to the boundary if there is time."""
-        if self._asked_at is None:
-            self._asked_at = self._signals.since if self._signals.since is not None else self._now()
         if self._signals.urgent:
             raise Preempted(reason)
         if self._mid_epoch:
@@ -198,7 +205,7 @@ class Loop:
         self.epoch = None
 
     def _at_boundary(self) -> None:
-        reason = self._signals.reason or self._interruption()
+        reason = self._reason or self._asked_to_leave()
         due = due_at_boundary(
             self._cadence,
             self.virtual_epoch,

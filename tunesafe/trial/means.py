@@ -6,6 +6,7 @@ epoch; one kept here continues to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 __all__ = ["Means"]
@@ -28,7 +29,7 @@ class Means:
         total, weights = self._sums.get(name, (0.0, 0.0))
         total, weights = total + value * weight, weights + weight
         self._sums[name] = total, weights
-        return total / weights
+        return total / weights if weights else math.nan
 
     def clear(self) -> None:
         """Forget everything: a virtual epoch begins."""

@@ -75,7 +75,7 @@ def locate(reference: str, folder: Path) -> Origin:
             neighbours = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
             hint = nearest(path.name, neighbours) or "."
             raise SpecError(f"trainable file {place!r} does not exist in {folder}{hint} Nothing was started.")
-        return Origin(path.stem, name, path, path.parent, folder)
+        return Origin(path.stem.replace(".", "_"), name, path, path.parent, folder)
     if not all(part.isidentifier() for part in place.split(".")):
         raise SpecError(f"trainable {reference!r}: {place!r} is neither a Python file nor a module name.")
     beside = _module_file(folder, place)
