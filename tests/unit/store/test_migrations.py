@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from tests.golden import make_schema_1 as golden
+from tests.unit.store.samples import new_study, open_ready
+from tunesafe.contracts import LogChunk, TrialPhase
+from tunesafe.errors import StorageError
+from tunesafe.store import claims, events, logs, records, studies
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.engine import open_engine, reading, writing
+from tunesafe.store.migrations import SCHEMA_VERSION, STEPS, schema_version, upgrade
+from tunesafe.store.reading import summarise
+
+GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("schema_*.db"))
+
+
+def version(engine: Engine) -> int:
+    """The schema a database has."""
+    with reading(engine) as connection:
+        return schema_version(connection)
+
+
+@pytest.fixture(params=GOLDEN, ids=lambda path: path.stem)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A copy of each released schema's database, upgraded."""
+    engine = open_engine(f"sqlite:///{shutil.copy(request.param, tmp_path / 'old.db')}")
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def test_there_is_a_golden_database_of_every_released_schema() -> None:
+    """A new schema is not released before its database is kept."""
+    assert [path.stem for path in GOLDEN] == [f"schema_{n}" for n in range(1, SCHEMA_VERSION + 1)]
+
+
+def test_a_study_of_every_released_schema_is_read_as_it_was_left(old: Engine) -> None:
+    """Every table has something in it, and all of it comes back."""
+    assert version(old) == SCHEMA_VERSION
+    store = CheckpointStore(old, golden.STUDY)
+    with reading(old) as c:
+        study = studies.find_study(c, "golden")
+        assert study is not None
+        assert (study.uuid, study.examples_per_pass, study.threads_per_worker) == (golden.STUDY, 1437, 1)
+        assert (study.live_seconds, study.revision, study.fingerprint) == (30.0, 1, {"sources": "abc"})
+        assert studies.load_sources(c, golden.STUDY, "abc") == {"digits.py": "def train(trial): ...\n"}
+        told, held, claimed, free = claims.trial_rows(c, golden.STUDY)
+        assert [row.phase for row in (told, held, claimed, free)] == [
+            TrialPhase.TOLD,
+            TrialPhase.HELD,
+            TrialPhase.CLAIMED,
+            TrialPhase.FREE,
+        ]
+        assert (told.params, told.owner, str(told.outcome)) == (golden.PARAMS, golden.OWNER, str(golden.OUTCOME))
+        assert held.outcome == golden.FAILED
+        (record,) = records.records_of(c, golden.STUDY, 0)
+        assert replace(record, recorded_at=0.0) == golden.RECORD
+        assert [event.kind for event in events.events_of(c, golden.STUDY)] == ["claimed"]
+        assert logs.logs_of(c, golden.STUDY, 0) == [LogChunk(0, 1, "epoch 1\n")]
+        summary = summarise(c, "golden")
+        assert summary.best is not None
+        assert summary.best.value == 0.25
+    (info,) = store.infos()
+    state = store.load(info)
+    assert (info.position, state.structure) == (golden.SNAPSHOT.position, golden.SNAPSHOT.structure)
+    assert [bytes(tensor) for tensor in state.tensors] == [bytes(tensor.data) for tensor in golden.SNAPSHOT.tensors]
+
+
+def test_a_study_of_every_released_schema_goes_on(old: Engine) -> None:
+    """Its trials can be claimed, reported and saved under this version."""
+    with writing(old) as c:
+        (row,) = claims.claimable(c, golden.STUDY)
+        claim = claims.retake(c, golden.STUDY, row, golden.OWNER, 60.0)
+        assert claim is not None
+        records.insert_record(c, golden.STUDY, claim.number, claim.fence, golden.RECORD)
+    CheckpointStore(old, golden.STUDY).save(golden.SNAPSHOT, number=claim.number, fence=claim.fence)
+
+
+def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
+    """It is asked at every start."""
+    with writing(engine) as connection:
+        new_study(connection, name="digits")
+    upgrade(engine)
+    assert version(engine) == SCHEMA_VERSION
+    with reading(engine) as connection:
+        assert studies.study_names(connection) == ["digits"]
+
+
+def add_colour(connection: Connection) -> None:
+    """A step as a later version may bring one."""
+    connection.execute(text("ALTER TABLE tunesafe_studies ADD COLUMN colour VARCHAR(8) DEFAULT 'blue' NOT NULL"))
+
+
+def test_later_steps_run_once_and_in_order_and_data_stay(engine: Engine) -> None:
+    """From any version on, one transaction a step."""
+    with writing(engine) as connection:
+        new_study(connection, name="digits")
+    ran: list[int] = []
+    steps = [*STEPS, add_colour, lambda connection: ran.append(1)]
+    for _ in range(2):
+        upgrade(engine, steps)
+    assert (version(engine), ran) == (SCHEMA_VERSION + 2, [1])
+    with reading(engine) as connection:
+        assert connection.execute(text("SELECT name, colour FROM tunesafe_studies")).all() == [("digits", "blue")]
+
+
+def test_a_step_that_fails_leaves_the_version_before_it(engine: Engine) -> None:
+    """And can be run again."""
+
+    def fail(connection: Connection) -> None:
+        add_colour(connection)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="no space left"):
+        upgrade(engine, [*STEPS, fail])
+    assert version(engine) == SCHEMA_VERSION
+    upgrade(engine, [*STEPS, add_colour])
+    assert version(engine) == SCHEMA_VERSION + 1
+
+
+def test_a_newer_schema_is_refused_with_advice_and_left_alone(sqlite_url: str) -> None:
+    """An old tunesafe does not guess at a new one's tables."""
+    engine = open_ready(sqlite_url)
+    upgrade(engine, [*STEPS, add_colour])
+    with pytest.raises(StorageError, match=r"(?s)newer tunesafe.*Nothing was changed.*pip install"):
+        upgrade(engine)
+    assert version(engine) == SCHEMA_VERSION + 1
+    engine.dispose()
