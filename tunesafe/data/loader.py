@@ -48,6 +48,8 @@ _REFUSED = {
     "sampler": "the order is computed from the trial's seed; pass shuffle or weights",
     "shuffle": "it is an argument of its own",
 }
+_SEEDS_AHEAD = 4096
+"""Seeds worth computing at once: many cost little more than one."""
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -87,7 +89,7 @@ def loader_batches(
     """
     options = dict(options or {})
     options.pop("persistent_workers", None)  # there is one loader, so they always are
-    batches: Any = _Batches(dataset, options.pop("collate_fn", None) or default_collate, order)
+    batches: Any = _Batches(dataset, options.pop("collate_fn", None) or default_collate)
     init = _WorkerInit(dataset, options.pop("worker_init_fn", None))
     generator = torch.Generator()  # DataLoader draws its workers' base seed; from ours, not from the main process's
     generator.manual_seed(derive(order.seed, "loader", order.stream))
@@ -119,8 +121,8 @@ def _drain(loader: DataLoader[Any], device: torch.device | str | None, pinned: b
 
 
 class _Request(NamedTuple):
-    start: int
     indices: list[int]
+    seeds: list[int]
 
 
 class _Requests:
@@ -128,18 +130,24 @@ class _Requests:
 
     def __init__(self, spans: Iterable[Span], order: Order) -> None:
         self._spans, self._blocks = spans, IndexBlocks(order)
+        self._key = derive(order.seed, "read", order.stream, bits=64)
 
     def __iter__(self) -> Iterator[_Request]:
+        start = end = 0
+        seeds = np.empty(0, dtype=np.uint64)
         for span in self._spans:
-            yield _Request(span.start, self._blocks.take(span.start, span.size).tolist())
+            if not start <= span.start <= span.start + span.size <= end:
+                start, end = span.start, span.start + max(span.size, _SEEDS_AHEAD)
+                seeds = hash_positions(np.arange(start, end), self._key)
+            own = slice(span.start - start, span.start - start + span.size)
+            yield _Request(self._blocks.take(span.start, span.size).tolist(), seeds[own].tolist())
 
 
 class _Batches:
     """In the place of the dataset: reads and collates one batch, seeded by its position."""
 
-    def __init__(self, dataset: MapDataset, collate: Callable[[list[Any]], Any], order: Order) -> None:
+    def __init__(self, dataset: MapDataset, collate: Callable[[list[Any]], Any]) -> None:
         self._dataset, self._collate = dataset, collate
-        self._key = derive(order.seed, "read", order.stream, bits=64)
         self._whole = _reads_whole_batches(dataset)
         self._reader: SeededReader | None = None  # belongs to one process: it watches that process's generators
 
@@ -153,8 +161,7 @@ class _Batches:
             return self._read(request)
 
     def _read(self, request: _Request) -> Any:
-        start, indices = request
-        seeds: list[int] = hash_positions(np.arange(start, start + len(indices)), self._key).tolist()
+        indices, seeds = request
         if self._whole:
             seed_generators(seeds[0])
             whole: Any = self._dataset
