@@ -27,7 +27,7 @@ __all__ = [
     "suggestion",
 ]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _PLAIN: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -55,7 +55,7 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     return f"{hint}There are: {', '.join(names)}." if names else "There are none."
 
 
-def classes_of(module: ModuleType, base: type[T], suffix: str) -> dict[str, type[T]]:
+def classes_of(module: ModuleType, base: type[_T], suffix: str) -> dict[str, type[_T]]:
     """The concrete subclasses of ``base`` a module exports, by their name without ``suffix``, in lower case."""
     exported = (getattr(module, name) for name in module.__all__)
     return {
@@ -65,7 +65,7 @@ def classes_of(module: ModuleType, base: type[T], suffix: str) -> dict[str, type
     }
 
 
-def find_class(where: str, name: str, classes: Mapping[str, type[T]], suffix: str) -> type[T]:
+def find_class(where: str, name: str, classes: Mapping[str, type[_T]], suffix: str) -> type[_T]:
     """The class a study file means: its name, or that without suffix, ignoring case and underscores.
 
     Args:
@@ -138,7 +138,7 @@ def _check_type(where: str, annotation: str, value: object) -> None:
         raise SpecError(f"{where}: {value!r} is not {' or '.join(words)}.")
 
 
-def construct(where: str, cls: Callable[..., T], options: Mapping[str, Any]) -> T:
+def construct(where: str, cls: Callable[..., _T], options: Mapping[str, Any]) -> _T:
     """Call a constructor and say in the study file's words what it does not accept.
 
     Raises:

@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_PRUNER", "PruneDecision", "build_pruner", "judge"]
 
 DEFAULT_PRUNER = "median"
 
-_CLASSES = classes_of(pruners, BasePruner, "Pruner")  # type: ignore[type-abstract]
+_CLASSES = classes_of(pruners, BasePruner, "Pruner")  # type: ignore[type-abstract]  # only a bound, never called
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ __all__ = ["DEFAULT_SAMPLER", "SeededSampler", "build_sampler", "grid_size"]
 
 DEFAULT_SAMPLER = "tpe"
 
-_CLASSES = classes_of(samplers, BaseSampler, "Sampler")  # type: ignore[type-abstract]
+_CLASSES = classes_of(samplers, BaseSampler, "Sampler")  # type: ignore[type-abstract]  # only a bound, never called
 _SAMPLERS = ("base_sampler", "independent_sampler")
 _OPERATORS: dict[str, tuple[type, str]] = {
     "crossover": (BaseCrossover, "Crossover"),
@@ -62,7 +62,7 @@ _REFUSED = {
 }
 _AT_LEAST = {"n_startup_trials": 0, "n_ei_candidates": 1, "popsize": 2, "population_size": 2}
 
-Maker = Callable[[int], Any]
+_Maker = Callable[[int], Any]
 """Makes one argument of a sampler from the seed of a draw."""
 
 _quiet = threading.Lock()
@@ -164,7 +164,7 @@ def _recipe(
     return make
 
 
-def _maker(where: str, key: str, value: object, study_seed: int, space: Mapping[str, BaseDistribution]) -> Maker:
+def _maker(where: str, key: str, value: object, study_seed: int, space: Mapping[str, BaseDistribution]) -> _Maker:
     """What makes one argument of a sampler."""
     if value is None:
         return _constant(None)
@@ -177,7 +177,7 @@ def _maker(where: str, key: str, value: object, study_seed: int, space: Mapping[
     return _constant(value)
 
 
-def _constant(value: object) -> Maker:
+def _constant(value: object) -> _Maker:
     return lambda _: value
 
 
@@ -185,7 +185,7 @@ def _itself(seed: int) -> int:
     return seed
 
 
-def _operator(where: str, value: object, base: type, suffix: str) -> Maker:
+def _operator(where: str, value: object, base: type, suffix: str) -> _Maker:
     """A genetic operator; its generator is the sampler's."""
     name, options = split_name(where, value)
     cls: type = find_class(where, name, classes_of(nsgaii, base, suffix), suffix)

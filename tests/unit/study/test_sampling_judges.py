@@ -64,6 +64,7 @@ class TestOtherJointDraws(published.RelativeSamplerTestCase):
     sampler = each("qmc")
 
 
+@pytest.mark.slow
 class TestManyObjectives(published.MultiObjectiveSamplerTestCase):
     sampler = each("random", "tpe", "nsga-ii")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -94,8 +94,8 @@ def _encode(value: Any) -> Any:
         return {"scalar": value.dtype.str, "data": _to_text(value.tobytes())}
     if isinstance(value, np.ndarray):
         # The order in memory decides which kernel multiplies, and with it the last bit.
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-        data = _to_text(value.tobytes(order))  # type: ignore[arg-type]
+        order: Literal["C", "F"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        data = _to_text(value.tobytes(order))
         return {"array": value.dtype.str, "shape": value.shape, "order": order, "data": data}
     kind = type(value).__name__
     assert kind in _OPTIMIZERS, f"cmaes keeps a {kind}, which the codec does not know"
@@ -114,7 +114,7 @@ def _decode(value: Any) -> Any:
 
 
 def _restore(kind: str, state: dict[str, Any]) -> Any:
-    import cmaes  # noqa: PLC0415  # an extra: studies with other samplers do without
+    import cmaes  # noqa: PLC0415 - an extra: studies with other samplers do without
 
     optimizer = object.__new__({"CMA": cmaes.CMA, "SepCMA": cmaes.SepCMA, "CMAwM": cmaes.CMAwM}[kind])
     if hasattr(optimizer, "__setstate__"):
