@@ -37,6 +37,7 @@ class Epoch:
         batches: Iterator[Batch],
         data: Iterator[Any],
         *,
+        num_batches: Callable[[], int],
         resumed: bool,
         before: Callable[[Batch], None] | None,
         consumed: Callable[[Batch], None],
@@ -48,6 +49,7 @@ class Epoch:
         self.step_due = True
         self.loss_scale = 1.0
         self.begun = False
+        self._num_batches = num_batches
         self.left_early = False
         self._batches, self._data = batches, data
         self._before, self._consumed, self._first, self._latch = before, consumed, first, latch
@@ -62,6 +64,10 @@ class Epoch:
         self.begun = True
         # Not kept: leaving the loop by `break` then closes the generator, and is noticed.
         return self._train()
+
+    def __len__(self) -> int:
+        """Batches it gives, for progress bars."""
+        return self._num_batches()
 
     def _train(self) -> Iterator[Any]:
         before, consumed, data = self._before, self._consumed, self._data

@@ -8,6 +8,7 @@ virtual epoch) and at a boundary (check the rules, save, leave in order).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from tunesafe.clock import Batch, Plan
@@ -99,12 +100,14 @@ class Loop:
     def _enter(self, *, resumed: bool, first: Callable[[], None]) -> Epoch:
         if not resumed:
             self._memory.means.clear()
-        self._entered = self._now(), self.examples_seen
+        self._exhausted_at = self._now()  # for a virtual epoch without batches
+        self._entered = self._exhausted_at, self.examples_seen
         self.improved = False
         self.epoch = Epoch(
             self.virtual_epoch + 1,
             self.plan.epoch_batches(self.position),
             self._data,
+            num_batches=partial(_count, self.plan, self.position),
             resumed=resumed,
             before=self._schedule if self._memory.schedules else None,
             consumed=self._consumed,
@@ -238,6 +241,10 @@ class Loop:
     def _save(self, *, inside: bool) -> None:
         self._memory.notes.inside = inside
         self._checkpointer.save(self.position, self._memory)
+
+
+def _count(plan: Plan, position: Position) -> int:
+    return sum(1 for _ in plan.epoch_batches(position))
 
 
 def _nothing() -> None:

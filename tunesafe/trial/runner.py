@@ -14,7 +14,7 @@ import optuna
 
 from tunesafe.contracts import Outcome
 from tunesafe.data.seeding import seed_everything
-from tunesafe.errors import Interruption, TrialError
+from tunesafe.errors import Interruption, Preempted
 from tunesafe.trial.context import Trial
 from tunesafe.trial.endings import WITHOUT_OUTCOME, TrialPruned
 from tunesafe.trial.outcomes import complete, concluded_earlier, failed, pruned
@@ -37,7 +37,8 @@ def run_trial(train: Callable[[Trial], object] | type[Trainable], trial: Trial) 
         How the trial ended. An exception of user code is an outcome: failed.
 
     Raises:
-        Preempted: To be continued; what could be saved is with the services.
+        Preempted: To be continued; what could be saved is with the services. A failure after a
+            signal counts as this, too: loader workers may have been killed by the same signal.
         LeaseLostError, StorageError, SpecError: The attempt ended without an outcome.
         KeyboardInterrupt: Where signals are not noted.
     """
@@ -72,13 +73,15 @@ def _outcome(trial: Trial, error: BaseException | None) -> Outcome:
         raise held
     if isinstance(held, TrialPruned):
         return pruned(trial, str(held))
-    if isinstance(held, TrialError):
-        return failed(trial, held, held.__traceback__)
-    if isinstance(error, WITHOUT_OUTCOME):
+    if held is None and isinstance(error, WITHOUT_OUTCOME):
         raise error
-    if isinstance(error, optuna.TrialPruned):
+    if held is None and isinstance(error, optuna.TrialPruned):
         return pruned(trial, str(error) or "user code raised TrialPruned")
-    if error is not None:
-        # The first frame is this module's own.
-        return failed(trial, error, error.__traceback__ and error.__traceback__.tb_next)
-    return complete(trial)
+    failure = held or error
+    if failure is None:
+        return complete(trial)
+    if trial.signals.reason is not None:
+        raise Preempted(trial.signals.reason) from failure
+    traceback = failure.__traceback__
+    # The first frame is this module's own.
+    return failed(trial, failure, traceback.tb_next if traceback and traceback.tb_next else traceback)

@@ -25,10 +25,10 @@ class Trainable(ABC):
 
     ``setup`` builds; it must set ``self.train_data``. Every attribute it sets that has
     ``state_dict`` and ``load_state_dict`` (modules, optimizers, schedulers, …) is tracked
-    under its name, unless ``setup`` calls ``trial.track`` itself. ``train_step`` trains on
-    one batch, optimizer step included. ``validate`` returns what to report; it runs
-    without gradients and with tracked modules in evaluation mode, which are then put back
-    as they were.
+    under its name, unless ``setup`` calls ``trial.track`` itself, as it must for plain dicts
+    and for objects in lists. ``train_step`` trains on one batch, optimizer step included.
+    ``validate`` returns what to report; it runs without gradients and with tracked modules
+    in evaluation mode, which are then put back as they were.
 
     Attributes:
         trial: The trial, set before ``setup``.
@@ -105,12 +105,28 @@ def run_trainable(cls: type[Trainable], trial: Trial) -> None:
 
 
 def _stateful(trainable: Trainable) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     not_ours = {"trial", "epoch", "train_data"}
-    return {
-        name: value
-        for name, value in vars(trainable).items()
-        if name not in not_ours and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-    }
+    if isinstance(trainable, torch.nn.Module):
+        found["model"] = trainable
+        not_ours |= vars(torch.nn.Module()).keys()
+    for name, value in vars(trainable).items():
+        if name in not_ours:
+            continue
+        if _has_state(value):
+            found[name] = value
+        elif isinstance(value, (list, tuple, set, dict)):
+            items = value.values() if isinstance(value, dict) else value
+            if any(map(_has_state, items)):
+                raise TrialError(
+                    f"self.{name} is a {type(value).__name__} that holds objects with state, which would not be saved. "
+                    f"Use a torch.nn.ModuleList or ModuleDict, or call trial.track(…) in setup()."
+                )
+    return found
+
+
+def _has_state(value: object) -> bool:
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
 @contextmanager
