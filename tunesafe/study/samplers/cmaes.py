@@ -114,7 +114,8 @@ def _decode(value: Any) -> Any:
 
 
 def _restore(kind: str, state: dict[str, Any]) -> Any:
-    import cmaes  # noqa: PLC0415 - an extra: studies with other samplers do without
+    # An extra: studies with other samplers do without it.
+    import cmaes  # noqa: PLC0415
 
     optimizer = object.__new__({"CMA": cmaes.CMA, "SepCMA": cmaes.SepCMA, "CMAwM": cmaes.CMAwM}[kind])
     if hasattr(optimizer, "__setstate__"):
