@@ -61,7 +61,7 @@ def _import(origin: Origin) -> ModuleType:
             return _load_as(name, origin)
     try:
         return importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - user code may raise anything while it is imported
+    except Exception as error:  # noqa: BLE001 (user code may raise anything while it is imported)
         _explain(error, origin)
 
 
@@ -81,7 +81,7 @@ def _load_as(name: str, origin: Origin) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - user code, as above
+    except Exception as error:  # noqa: BLE001 (user code, as above)
         del sys.modules[name]
         _explain(error, origin)
     return module

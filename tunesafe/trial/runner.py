@@ -53,7 +53,7 @@ def run_trial(train: Callable[[Trial], object] | type[Trainable], trial: Trial) 
                     trial.finish()
             except (KeyboardInterrupt, GeneratorExit, Interruption):
                 raise
-            except BaseException as raised:  # noqa: BLE001 - user code may raise anything; SystemExit is no better
+            except BaseException as raised:  # noqa: BLE001 (user code may raise anything; SystemExit is no better)
                 error = raised
             outcome = _outcome(trial, error)
     trial.outcome = outcome
