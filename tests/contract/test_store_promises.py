@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -34,10 +36,10 @@ from tunesafe.contracts import (
     TrialPhase,
     Verdict,
 )
-from tunesafe.errors import DamagedError, LeaseLostError, SpecError
+from tunesafe.errors import DamagedError, LeaseLostError, SpecError, StorageError
 from tunesafe.store import blobs, claims, events, logs, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.store.engine import database_now, reading, writing
+from tunesafe.store.engine import database_now, read_only_engine, reading, writing
 from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.reading import summarise
 
@@ -305,6 +307,47 @@ def test_a_summary_counts_ranks_and_names_without_reading_everything(engine: Eng
     ]
     assert 0 < summary.active[0].lease_seconds <= LEASE
     assert [event.kind for event in summary.events] == ["claimed"]
+
+
+def test_a_reader_sees_what_is_committed_and_can_write_nothing(database_url: str, engine: Engine) -> None:
+    """The database refuses it, not only our code."""
+    with writing(engine) as c:
+        new_study(c, name="digits")
+    reader = read_only_engine(database_url)
+    with reading(reader) as c:
+        assert studies.study_names(c) == ["digits"]
+    with pytest.raises(StorageError, match="cannot be written"), writing(reader) as c:
+        new_study(c)
+    reader.dispose()
+
+
+def test_savers_and_sweepers_of_the_same_bytes_do_not_harm_each_other(engine: Engine) -> None:
+    """Trials that share bytes save and forget at once, as many workers do; what is kept is whole."""
+    shared = [bytes([i]) * 1000 for i in range(3)] + [b"large" * 300_000]
+    with writing(engine) as c:
+        study = new_study(c)
+        fences = {number: claim(c, study, number).fence for number in range(3)}
+    store = CheckpointStore(engine, study)
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        draw = random.Random(number)
+        try:
+            for epoch in range(1, 7):
+                tensors = draw.sample(shared, draw.randint(1, 4))
+                info = store.save(snapshot(epoch, tensors), number=number, fence=fences[number])
+                store.remove([old.checkpoint_id for old in store.infos(number) if old != info])
+                assert [bytes(tensor) for tensor in store.load(info).tensors] == tensors
+        except BaseException as failure:  # noqa: BLE001  a thread's failure is the test's
+            failures.append(failure)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in fences]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(90)
+    assert not failures
+    assert len(store.infos()) == len(fences)
 
 
 CLAIMER = """

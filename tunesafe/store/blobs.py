@@ -97,13 +97,12 @@ def write_blobs(connection: Connection, uuid: str, contents: Sequence[Content]) 
     ids = _find(connection, uuid, by_hash)
     batch: list[dict[str, object]] = []
     batch_bytes = 0
-    for chunk in _chunks(by_hash.values(), ids):
-        size = len(chunk["data"])  # type: ignore[arg-type]
-        if batch and batch_bytes + size > CHUNK_BYTES:
+    for blob_id, seq, data in _chunks(by_hash.values(), ids):
+        if batch and batch_bytes + len(data) > CHUNK_BYTES:
             connection.execute(insert(blob_chunks), batch)
             batch, batch_bytes = [], 0
-        batch.append(chunk)
-        batch_bytes += size
+        batch.append({"blob_id": blob_id, "seq": seq, "data": data})
+        batch_bytes += len(data)
     if batch:
         connection.execute(insert(blob_chunks), batch)
     return ids
@@ -192,10 +191,10 @@ def _find(
     return found
 
 
-def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[dict[str, object]]:
+def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[tuple[int, int, memoryview]]:
     for content in contents:
         for seq, start in enumerate(range(0, content.data.nbytes, CHUNK_BYTES)):
-            yield {"blob_id": ids[content.hash], "seq": seq, "data": content.data[start : start + CHUNK_BYTES]}
+            yield ids[content.hash], seq, content.data[start : start + CHUNK_BYTES]
 
 
 def _read_small(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, bytearray]]:

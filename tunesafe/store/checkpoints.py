@@ -27,7 +27,7 @@ from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
 __all__ = ["CheckpointStore"]
 
-ONE_TRANSACTION_BYTES = 1 << 20
+_ONE_TRANSACTION_BYTES = 1 << 20
 """New bytes up to this size are committed together with the checkpoint that names them."""
 _SAVE_ATTEMPTS = 5
 
@@ -153,7 +153,7 @@ class CheckpointStore:
             check_fence(connection, self._uuid, number, fence)
             there = blobs.find_intact(connection, self._uuid, described.contents)
         new = [content for name, content in described.contents.items() if name not in there]
-        if sum(content.data.nbytes for content in new) <= ONE_TRANSACTION_BYTES:
+        if sum(content.data.nbytes for content in new) <= _ONE_TRANSACTION_BYTES:
             return
         for batch in _batches(new):
             with translated(self._engine.url):

@@ -37,9 +37,9 @@ __all__ = [
     "writing",
 ]
 
-BUSY_SECONDS = 60
+_BUSY_SECONDS = 60
 """How long a SQLite connection waits for another's write lock [seconds]."""
-CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 10
 """How long to wait for a server to answer [seconds]."""
 _SQLITE_HEADER = b"SQLite format 3\0"
 
@@ -74,14 +74,9 @@ def connect_kwargs(url: str | URL) -> dict[str, Any]:
     Meant for ``optuna.storages.RDBStorage(url, engine_kwargs=connect_kwargs(url))``; call
     ``apply_pragmas`` on that engine, too.
     """
-    if canonical_url(str_url(url)).get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
-    return {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
-
-
-def str_url(url: str | URL) -> str:
-    """A URL as text, password included: for drivers, never for people."""
-    return url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    if canonical_url(url).get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": _BUSY_SECONDS}}
+    return {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, "pool_pre_ping": True}
 
 
 def open_engine(url: str | URL) -> Engine:
@@ -92,18 +87,15 @@ def open_engine(url: str | URL) -> Engine:
         MissingExtraError: If the driver is not installed; the message names the extra.
         StorageError: If the server does not answer.
     """
-    canonical = canonical_url(str_url(url))
+    canonical = canonical_url(url)
     path = sqlite_path(canonical)
     if path is not None:
         _check_file(path, must_exist=False)
-        engine = _create(canonical, connect_args={"timeout": BUSY_SECONDS})
+        engine = _create(canonical, connect_args={"timeout": _BUSY_SECONDS})
         apply_pragmas(engine)
         _begin_explicitly(engine)
         return engine
-    engine = _create(canonical, isolation_level="READ COMMITTED", **connect_kwargs(canonical))
-    with translated(canonical):
-        engine.connect().close()
-    return engine
+    return _open_server(canonical)
 
 
 def read_only_engine(url: str | URL) -> Engine:
@@ -113,10 +105,10 @@ def read_only_engine(url: str | URL) -> Engine:
         StorageError: If there is no such file, or the server does not answer.
         SpecError, MissingExtraError: As ``open_engine``.
     """
-    canonical = canonical_url(str_url(url))
+    canonical = canonical_url(url)
     path = sqlite_path(canonical)
     if path is None:
-        return open_engine(canonical)
+        return _open_server(canonical, read_only=True)
     _check_file(path, must_exist=True)
     engine = _create(canonical, creator=lambda: _connect_read_only(path))
     _begin_explicitly(engine)
@@ -133,7 +125,7 @@ def apply_pragmas(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, record: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
         _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         # Debian's SQLite overwrites what it deletes: 279 ms for 140 MB of blobs, 18 without.
@@ -182,6 +174,21 @@ def _create(url: URL, **options: Any) -> Engine:
         ) from error
 
 
+def _open_server(url: URL, *, read_only: bool = False) -> Engine:
+    engine = _create(url, isolation_level="READ COMMITTED", **connect_kwargs(url))
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, record: object) -> None:
+        if read_only and engine.dialect.name == "postgresql":
+            connection.read_only = True
+        elif read_only:
+            connection.cursor().execute("SET SESSION TRANSACTION READ ONLY")
+
+    with translated(url):
+        engine.connect().close()
+    return engine
+
+
 def _begin_explicitly(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, record: object) -> None:
@@ -196,7 +203,7 @@ def _begin_explicitly(engine: Engine) -> None:
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     # The switch does not wait for locks as other statements do; it persists, so only first openers race.
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + _BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -220,7 +227,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _connect_and_try(address: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
     except BaseException:

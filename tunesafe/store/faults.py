@@ -88,6 +88,7 @@ _MYSQL: dict[int, _Fault] = {
     1213: _CLASHED,
     1020: _CLASHED,
     1290: _READ_ONLY,
+    1792: _READ_ONLY,
     1836: _READ_ONLY,
     1040: _GONE,
     1053: _GONE,

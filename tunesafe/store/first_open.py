@@ -17,7 +17,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.engine import Connection
 
 from tunesafe.errors import StorageError
-from tunesafe.store.engine import open_engine, str_url
+from tunesafe.store.engine import open_engine
 from tunesafe.store.faults import translated
 from tunesafe.store.urls import canonical_url, display_url, sqlite_path
 
@@ -35,7 +35,7 @@ def first_open_lock(url: str | URL) -> Iterator[None]:
         SpecError: If the folder of a SQLite file does not exist.
         StorageError: If a server cannot be reached, or another process holds the lock for ten minutes.
     """
-    canonical = canonical_url(str_url(url))
+    canonical = canonical_url(url)
     path = sqlite_path(canonical)
     if path is None:
         with _server_lock(canonical):

@@ -40,7 +40,8 @@ def load(text: str) -> Any:
         >>> load(dump({"a": [1, 1.0, True, None, "1", -0.0]}))
         {'a': [1, 1.0, True, None, '1', -0.0]}
     """
-    return json.loads(text, object_hook=_unspell)
+    # Our spellings are rare, and asking every object for them costs twice the reading.
+    return json.loads(text, object_hook=_unspell) if '"$' in text else json.loads(text)
 
 
 def _spell(value: Any, path: str) -> Any:

@@ -16,7 +16,7 @@ from tunesafe.store.engine import reading, writing
 from tunesafe.store.tables import metadata, schema
 from tunesafe.store.urls import display_url
 
-__all__ = ["SCHEMA_VERSION", "STEPS", "Step", "schema_version", "upgrade"]
+__all__ = ["SCHEMA_VERSION", "STEPS", "Step", "is_ours", "schema_version", "upgrade"]
 
 Step = Callable[[Connection], None]
 """Takes a database from one version to the next; safe to run again."""
@@ -39,6 +39,23 @@ def schema_version(connection: Connection) -> int:
     return connection.execute(select(schema.c.version)).scalar() or 0
 
 
+def is_ours(connection: Connection) -> bool:
+    """Whether a database has our tables, for those who only read and cannot upgrade.
+
+    Raises:
+        StorageError: If they are of another schema than this version of tunesafe reads.
+    """
+    found = schema_version(connection)
+    if found > SCHEMA_VERSION:
+        raise _newer(connection.engine, found, SCHEMA_VERSION)
+    if 0 < found < SCHEMA_VERSION:
+        raise StorageError(
+            f"The database {display_url(connection.engine.url)} has schema {found}; this tunesafe reads schema "
+            f"{SCHEMA_VERSION}. Nothing was changed. `tunesafe run` of one of its studies upgrades it."
+        )
+    return found > 0
+
+
 def upgrade(engine: Engine, steps: Sequence[Step] = STEPS) -> None:
     """Create or upgrade our tables; nothing happens to a database that is up to date.
 
@@ -51,10 +68,7 @@ def upgrade(engine: Engine, steps: Sequence[Step] = STEPS) -> None:
     with reading(engine) as connection:
         found = schema_version(connection)
     if found > newest:
-        raise StorageError(
-            f"The database {display_url(engine.url)} has schema {found}, written by a newer tunesafe; this one knows "
-            f"schemas up to {newest}. Nothing was changed. Upgrade tunesafe: pip install --upgrade tunesafe"
-        )
+        raise _newer(engine, found, newest)
     for version in range(found, newest):
         with writing(engine) as connection:
             if schema_version(connection) != version:
@@ -62,3 +76,10 @@ def upgrade(engine: Engine, steps: Sequence[Step] = STEPS) -> None:
             steps[version](connection)
             connection.execute(delete(schema))
             connection.execute(insert(schema).values(version=version + 1))
+
+
+def _newer(engine: Engine, found: int, newest: int) -> StorageError:
+    return StorageError(
+        f"The database {display_url(engine.url)} has schema {found}, written by a newer tunesafe; this one knows "
+        f"schemas up to {newest}. Nothing was changed. Upgrade tunesafe: pip install --upgrade tunesafe"
+    )

@@ -41,34 +41,34 @@ __all__ = [
 ]
 
 
-class LongText(Text):
+class _LongText(Text):
     """Text of any length on every database."""
 
     inherit_cache = True
 
 
-class LongBytes(LargeBinary):
+class _LongBytes(LargeBinary):
     """Bytes of any length on every database."""
 
     inherit_cache = True
 
 
 # By name rather than with_variant(mysql.LONGTEXT): importing that dialect would cost `status` 20 ms.
-@compiles(LongText, "mysql")
-@compiles(LongText, "mariadb")
-def _longtext(type_: LongText, compiler: Any, **options: Any) -> str:
+@compiles(_LongText, "mysql")
+@compiles(_LongText, "mariadb")
+def _longtext(type_: _LongText, compiler: Any, **options: Any) -> str:
     return "LONGTEXT"
 
 
-@compiles(LongBytes, "mysql")
-@compiles(LongBytes, "mariadb")
-def _longblob(type_: LongBytes, compiler: Any, **options: Any) -> str:
+@compiles(_LongBytes, "mysql")
+@compiles(_LongBytes, "mariadb")
+def _longblob(type_: _LongBytes, compiler: Any, **options: Any) -> str:
     return "LONGBLOB"
 
 
-UUID = String(32)
+_UUID = String(32)
 # SQLite numbers rows itself only in a column declared INTEGER.
-RowId = BigInteger().with_variant(Integer(), "sqlite")
+_RowId = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData()
 
@@ -86,20 +86,20 @@ def _table(name: str, *items: Any) -> Table:
 
 
 def _trial_key() -> tuple[Column[str], Column[int]]:
-    return Column("study", UUID, primary_key=True), Column("number", Integer, primary_key=True, autoincrement=False)
+    return Column("study", _UUID, primary_key=True), Column("number", Integer, primary_key=True, autoincrement=False)
 
 
 schema = _table("schema", Column("version", Integer, primary_key=True, autoincrement=False))
 
 studies = _table(
     "studies",
-    Column("uuid", UUID, primary_key=True),
+    Column("uuid", _UUID, primary_key=True),
     Column("name", String(255), nullable=False, unique=True),
     Column("direction", String(8), nullable=False),
-    Column("spec_json", LongText, nullable=False),
-    Column("source_text", LongText, nullable=False),
-    Column("fingerprint_json", LongText, nullable=False),
-    Column("environment_json", LongText, nullable=False),
+    Column("spec_json", _LongText, nullable=False),
+    Column("source_text", _LongText, nullable=False),
+    Column("fingerprint_json", _LongText, nullable=False),
+    Column("environment_json", _LongText, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("examples_per_pass", BigInteger),
     Column("threads_per_worker", Integer),
@@ -112,15 +112,15 @@ trials = _table(
     "trials",
     *_trial_key(),
     Column("phase", String(16), nullable=False),
-    Column("params_json", LongText),
+    Column("params_json", _LongText),
     Column("attempt", Integer, nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("token", String(32)),
-    Column("owner_json", LongText),
+    Column("owner_json", _LongText),
     Column("lease_expires_at", Double, nullable=False),
     Column("examples_seen", BigInteger, nullable=False),
     Column("deaths", Integer, nullable=False),
-    Column("outcome_json", LongText),
+    Column("outcome_json", _LongText),
     # Copies from outcome_json, for counting and ranking in SQL; the JSON is what is read back.
     Column("ending", String(16)),
     Column("value", Double),
@@ -135,10 +135,10 @@ records = _table(
     *_trial_key(),
     Column("virtual_epoch", Integer, primary_key=True, autoincrement=False),
     Column("examples_seen", BigInteger, nullable=False),
-    Column("metrics_json", LongText, nullable=False),
+    Column("metrics_json", _LongText, nullable=False),
     Column("verdict", String(16), nullable=False),
     Column("improved", Integer, nullable=False),
-    Column("writes_json", LongText, nullable=False),
+    Column("writes_json", _LongText, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("recorded_at", Double, nullable=False),
@@ -146,12 +146,12 @@ records = _table(
 
 checkpoints = _table(
     "checkpoints",
-    Column("checkpoint_id", RowId, primary_key=True, autoincrement=True),
-    Column("study", UUID, nullable=False),
+    Column("checkpoint_id", _RowId, primary_key=True, autoincrement=True),
+    Column("study", _UUID, nullable=False),
     Column("number", Integer, nullable=False),
     Column("virtual_epoch", Integer, nullable=False),
     Column("examples_seen", BigInteger, nullable=False),
-    Column("manifest_json", LongText, nullable=False),
+    Column("manifest_json", _LongText, nullable=False),
     Column("digest", String(80), nullable=False),
     Column("num_bytes", BigInteger, nullable=False),
     Column("fence", BigInteger, nullable=False),
@@ -161,8 +161,8 @@ checkpoints = _table(
 
 blobs = _table(
     "blobs",
-    Column("blob_id", RowId, primary_key=True, autoincrement=True),
-    Column("study", UUID, nullable=False),
+    Column("blob_id", _RowId, primary_key=True, autoincrement=True),
+    Column("study", _UUID, nullable=False),
     Column("hash", String(80), nullable=False),
     Column("num_bytes", BigInteger, nullable=False),
     # 0 once found damaged: the next save of the same bytes writes them again, in place.
@@ -175,7 +175,7 @@ blob_chunks = _table(
     "blob_chunks",
     Column("blob_id", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("data", LongBytes, nullable=False),
+    Column("data", _LongBytes, nullable=False),
 )
 
 checkpoint_blobs = _table(
@@ -187,11 +187,11 @@ checkpoint_blobs = _table(
 
 events = _table(
     "events",
-    Column("event_id", RowId, primary_key=True, autoincrement=True),
-    Column("study", UUID, nullable=False),
+    Column("event_id", _RowId, primary_key=True, autoincrement=True),
+    Column("study", _UUID, nullable=False),
     Column("number", Integer),
     Column("kind", String(64), nullable=False),
-    Column("details_json", LongText, nullable=False),
+    Column("details_json", _LongText, nullable=False),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("at", Double, nullable=False),
@@ -203,13 +203,13 @@ logs = _table(
     *_trial_key(),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("text", LongText, nullable=False),
+    Column("text", _LongText, nullable=False),
 )
 
 sources = _table(
     "sources",
-    Column("study", UUID, primary_key=True),
+    Column("study", _UUID, primary_key=True),
     Column("fingerprint", String(80), primary_key=True),
     Column("path", String(500), primary_key=True),
-    Column("text", LongText, nullable=False),
+    Column("text", _LongText, nullable=False),
 )

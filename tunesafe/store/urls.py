@@ -25,7 +25,7 @@ _DRIVERS = {
 }
 
 
-def canonical_url(url: str) -> URL:
+def canonical_url(url: str | URL) -> URL:
     """The address with the driver tunesafe uses.
 
     Raises:

@@ -180,10 +180,19 @@ store.remove([i.checkpoint_id for i in store.infos(0) if i != info])
 """
 
 
-@pytest.mark.parametrize("size", [100, 3 << 20])
+SMALL, LARGER = 100, 3 << 20
+
+
 @pytest.mark.parametrize(
-    "failpoint",
-    ["blob.written:1", "blob.written:3", "checkpoint.in_transaction", "checkpoint.committed", "checkpoint.swept"],
+    ("failpoint", "size"),
+    [
+        ("blob.written:1", SMALL),
+        ("blob.written:3", LARGER),
+        ("checkpoint.in_transaction", SMALL),
+        ("checkpoint.in_transaction", LARGER),
+        ("checkpoint.committed", SMALL),
+        ("checkpoint.swept", LARGER),
+    ],
 )
 def test_a_saver_killed_anywhere_leaves_whole_checkpoints_only(
     engine: Engine, sqlite_url: str, store: CheckpointStore, failpoint: str, size: int

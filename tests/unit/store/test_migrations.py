@@ -12,10 +12,10 @@ from tests.golden import make_schema_1 as golden
 from tests.unit.store.samples import new_study, open_ready
 from tunesafe.contracts import LogChunk, TrialPhase
 from tunesafe.errors import StorageError
-from tunesafe.store import claims, events, logs, records, studies
+from tunesafe.store import claims, events, logs, migrations, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
-from tunesafe.store.migrations import SCHEMA_VERSION, STEPS, schema_version, upgrade
+from tunesafe.store.migrations import SCHEMA_VERSION, STEPS, is_ours, schema_version, upgrade
 from tunesafe.store.reading import summarise
 
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("schema_*.db"))
@@ -132,4 +132,21 @@ def test_a_newer_schema_is_refused_with_advice_and_left_alone(sqlite_url: str) -
     with pytest.raises(StorageError, match=r"(?s)newer tunesafe.*Nothing was changed.*pip install"):
         upgrade(engine)
     assert version(engine) == SCHEMA_VERSION + 1
+    with pytest.raises(StorageError, match="newer tunesafe"), reading(engine) as connection:
+        is_ours(connection)
     engine.dispose()
+
+
+def test_a_reader_tells_our_databases_from_others_and_from_old_ones(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot upgrade: it says who can."""
+    plain = open_engine(f"sqlite:///{tmp_path}/plain.db")
+    with reading(plain) as connection:
+        assert not is_ours(connection)
+    plain.dispose()
+    with reading(engine) as connection:
+        assert is_ours(connection)
+        monkeypatch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        with pytest.raises(StorageError, match="upgrades it"):
+            is_ours(connection)

@@ -41,7 +41,7 @@ def kept(study: Study, keep: Keep, direction: Direction) -> list[CheckpointInfo]
     infos, trials = study
     gone = surplus(infos, trials, keep, direction)
     stays = [info for info in infos if info.checkpoint_id not in gone]
-    return sorted(stays, key=lambda info: info.position, reverse=True)
+    return sorted(stays, key=lambda info: (info.position, info.number), reverse=True)
 
 
 @given(studies(), keeps, directions)
