@@ -22,7 +22,7 @@ from tunesafe.study import lifecycle
 from tunesafe.study.fenced import number_of_newest_trial
 from tunesafe.study.opening import OpenStudy
 
-__all__ = ["Claimant"]
+__all__ = ["Claimant", "count", "release_held"]
 
 
 class _NumberTakenError(Exception):

@@ -32,7 +32,7 @@ from tunesafe.failpoints import failpoint
 from tunesafe.store.engine import apply_pragmas, connect_kwargs
 from tunesafe.store.urls import display_url
 
-__all__ = ["Carried", "FencedStorage"]
+__all__ = ["Carried", "FencedStorage", "number_of_newest_trial"]
 
 Carried = Callable[[Connection], None]
 """A statement of ours that runs inside Optuna's transaction, last before its commit."""

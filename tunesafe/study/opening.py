@@ -33,7 +33,7 @@ from tunesafe.study.sampling import SeededSampler
 
 __all__ = ["OpenStudy", "Program", "open_study"]
 
-UUID_ATTRIBUTE = "tunesafe:study"
+_UUID_ATTRIBUTE = "tunesafe:study"
 """Optuna study attribute that ties its study to ours, whatever it is renamed to."""
 
 
@@ -151,8 +151,8 @@ def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
             study_id = storage.get_study_id_from_name(spec.name)
         except KeyError:
             study_id = storage.create_new_study([direction], spec.name)
-        if storage.get_study_user_attrs(study_id).get(UUID_ATTRIBUTE) != uuid:
-            storage.set_study_user_attr(study_id, UUID_ATTRIBUTE, uuid)
+        if storage.get_study_user_attrs(study_id).get(_UUID_ATTRIBUTE) != uuid:
+            storage.set_study_user_attr(study_id, _UUID_ATTRIBUTE, uuid)
             storage.set_study_system_attr(study_id, "study:metric_names", [spec.objective.metric])
     return study_id
 

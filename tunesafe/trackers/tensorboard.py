@@ -24,7 +24,7 @@ class TensorBoardTracker:
 
     def __init__(self, folder: Path, number: int, examples_seen: int) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra, and slow to import
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra, and slow to import
         except ImportError as error:
             raise MissingExtraError(
                 "trackers: [tensorboard] needs the package tensorboard, which is not installed. "

@@ -34,7 +34,7 @@ from tunesafe.worker.services import LedgerServices, Watcher
 
 __all__ = ["Left", "Worker", "judge_of"]
 
-POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 """How often a worker without work looks whether somebody else's lease has expired [s]."""
 
 
@@ -83,7 +83,8 @@ class Worker:
         watch: Watcher,
         folder: Path,
     ) -> None:
-        self._opened, self._trainable, self._signals, self._watch = opened, trainable, signals, watch
+        self._opened, self._trainable, self._signals = opened, trainable, signals
+        self._observer = watch
         self._folder = folder
         self._spec = opened.spec
         self._claimant = Claimant(opened)
@@ -93,6 +94,10 @@ class Worker:
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1
         self._number: int | None = None
+
+    def _watch(self, notice: Notice) -> None:
+        with self._capture.suspended():
+            self._observer(notice)
 
     def _echo(self, line: str) -> None:
         self._watch(Notice("output", self._number, {"text": line}))
@@ -121,7 +126,7 @@ class Worker:
                     raise Preempted(self._signals.reason)
                 claim = self._claimant.claim()
                 if claim is None:
-                    if not self._claimant.wait_for_others(POLL_SECONDS):
+                    if not self._claimant.wait_for_others(_POLL_SECONDS):
                         return Left.NO_WORK
                 elif claim.phase is TrialPhase.CLOSING:
                     self._close(claim)
@@ -150,7 +155,7 @@ class Worker:
         return None
 
     def _train(self, claim: Claim, keeper: LeaseKeeper) -> Outcome:
-        from tunesafe.worker.training import train_trial  # noqa: PLC0415  brings torch, which telling does without
+        from tunesafe.worker.training import train_trial  # noqa: PLC0415 - brings torch, which telling does without
 
         params = self._ledger.draw(claim)
         records = self._ledger.records(claim)

@@ -6,9 +6,12 @@ Python's own streams only: a C library that writes to file descriptor 1 is not c
 from __future__ import annotations
 
 import io
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TextIO
 
 from sqlalchemy import Connection
 
@@ -32,6 +35,7 @@ class Capture:
         self._pending: list[str] = []
         self._boarded = 0
         self._line = ""
+        self._aside = threading.local()
 
     def board(self, connection: Connection, claim: Claim) -> None:
         """Write what is pending, inside the caller's transaction."""
@@ -49,27 +53,62 @@ class Capture:
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """Capture ``sys.stdout`` and ``sys.stderr`` while the block runs."""
-        stream = _Tee(self._write)
-        with redirect_stdout(stream), redirect_stderr(stream):
-            yield
-        if self._line:
-            self._write("\n")
+        out, err = _Tee(self, sys.stdout), _Tee(self, sys.stderr)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                yield
+        finally:
+            if self._line:
+                self.take("\n")
 
-    def _write(self, text: str) -> None:
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let this thread print past the capture: what tunesafe itself has to say is no user output."""
+        before, self._aside.on = self.is_suspended, True
+        try:
+            yield
+        finally:
+            self._aside.on = before
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether this thread prints past the capture."""
+        return getattr(self._aside, "on", False)
+
+    def take(self, text: str) -> None:
+        """Keep printed text, and pass on the lines it completes."""
         with self._lock:
             self._pending.append(text)
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            self._echo(line)
+            *lines, self._line = (self._line + text).split("\n")
+        with self.suspended():
+            for line in lines:
+                self._echo(line)
 
 
 class _Tee(io.TextIOBase):
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._forward = write
+    """Stands for a stream: captured text goes to the capture, the rest where it always went."""
+
+    def __init__(self, capture: Capture, stream: TextIO) -> None:
+        self._capture, self._stream, self._pid = capture, stream, os.getpid()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the stream's own, where its base has None
+        return self._stream.encoding or "utf-8"
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._capture.is_suspended and self._stream.isatty()
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        self._forward(text)
+        if self._capture.is_suspended or os.getpid() != self._pid:  # a loader's worker inherits the stream
+            return self._stream.write(text)
+        self._capture.take(text)
         return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
