@@ -17,7 +17,7 @@ Optuna, nothing that is ever unpickled.
     records       reports with their verdicts, written ahead
     blobs         bytes by hash; checkpoints makes whole states of them; retention forgets some
     events, logs  what happened, and what user code printed
-    reading       what `tunesafe status` shows
+    reading       what `tunesafe status` shows; tallies counts trials by where they are
 """
 
 from __future__ import annotations
