@@ -22,7 +22,7 @@ def number(value: float | None) -> str:
         return str(value)
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.4e}"
+    return f"{value:.4g}"
 
 
 def examples(count: int) -> str:

@@ -16,7 +16,7 @@ from tunesafe.cli import render
 from tunesafe.contracts import Notice
 from tunesafe.spec import mask_password, render_diff
 
-__all__ = ["Narrator", "watching"]
+__all__ = ["Narrator", "Scene", "watching"]
 
 Say = Callable[[Notice], None]
 _ENDINGS = {"completed": "complete", "pruned": "pruned", "failed": "failed"}
@@ -55,7 +55,7 @@ class Narrator:
             case "released":
                 return self._of(notice, f"given back: {details.get('reason') or 'it continues with the next run'}")
             case "output":
-                return render.indented(str(details.get("text", "")) or " ", f"trial {notice.number} | ")
+                return f"trial {notice.number} | {details['text']}".rstrip()
             case _:
                 kind = details.pop("event", notice.kind)
                 return self._of(notice, f"event {kind}  {render.assignments(details)}".rstrip())
@@ -105,8 +105,14 @@ class _Bars(Protocol):
     def remove_task(self, task_id: Any) -> None: ...
 
 
-class _Scene:
-    """One bar for the study and one for each trial at work; endings scroll past above them."""
+class Scene:
+    """One bar for the study and one for each trial at work; endings scroll past above them.
+
+    Args:
+        study: What is watched.
+        bars: Where the bars are.
+        say: Writes a line above them.
+    """
 
     def __init__(self, study: Study, bars: _Bars, say: Callable[[str], None]) -> None:
         objective = study.spec.objective
@@ -120,6 +126,7 @@ class _Scene:
         self._best: tuple[float, int] | None = None
 
     def __call__(self, notice: Notice) -> None:
+        """Draw the notice."""
         number = notice.number
         if notice.kind == "opened":
             self._ended_before = notice.details["ended"]
@@ -187,4 +194,4 @@ def _bars(study: Study, stream: TextIO) -> Iterator[Say]:
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}")
     # No redirection: user code's streams are captured, and what it prints arrives as notices.
     with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bars:
-        yield _Scene(study, bars, lambda text: console.print(text, markup=False, soft_wrap=True))
+        yield Scene(study, bars, lambda text: console.print(text, markup=False, soft_wrap=True))
