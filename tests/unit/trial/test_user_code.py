@@ -216,19 +216,15 @@ def test_layers_unfrozen_in_mid_training_come_back() -> None:
     def train(trial: Trial) -> None:
         model = support.net()
         optimizer = torch.optim.SGD(model[3].parameters(), lr=0.05, momentum=0.9)
-        unfrozen = False
 
         def unfreeze() -> None:
             optimizer.add_param_group({"params": list(model[0].parameters()), "lr": 0.01})
 
         trial.track(model=model, optimizer=optimizer)
         trial.schedule(optimizer, lambda progress: 1 - progress / 2)
-        if trial.examples_seen >= 66:
+        if trial.examples_seen >= 40:
             unfreeze()
-            unfrozen = True
         for epoch in trial.virtual_epochs((X, Y)):
-            if epoch.index == 3 and not unfrozen:
-                unfreeze()
             for x, y in epoch:
                 optimizer.zero_grad()
                 F.mse_loss(model(x), y).backward()
@@ -236,12 +232,11 @@ def test_layers_unfrozen_in_mid_training_come_back() -> None:
             trial.report(loss=support.evaluate(model))
             if epoch.index == 2:
                 unfreeze()
-                unfrozen = True
 
-    how = support.settings(virtual_epochs=3)
+    how = support.settings(virtual_epochs=5)
     outcome, services = run_with_deaths(train, how, [])
     assert outcome.ending == "complete", outcome.traceback
-    for death in range(1, 18):
+    for death in range(4, 22, 2):
         again, survivors = run_with_deaths(train, how, [death])
         assert again == outcome
         assert contents(survivors.snapshot) == contents(services.snapshot)
