@@ -73,15 +73,22 @@ class SpecError(TunesafeError):
         file: The file it stands in, as the user named it.
         line: Line in that file, 1-based.
         column: Column in that line, 1-based.
+        key: The study file's key it is about, as ``--set`` writes it, where the place is not known.
     """
 
     exit_code = ExitCode.USAGE
 
     def __init__(
-        self, message: str, *, file: str | None = None, line: int | None = None, column: int | None = None
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        key: str | None = None,
     ) -> None:
-        self.message, self.file, self.line, self.column = message, file, line, column
-        place = ":".join(str(part) for part in (file, line, column) if part is not None)
+        self.message, self.file, self.line, self.column, self.key = message, file, line, column, key
+        place = ":".join(str(part) for part in (file, line, column) if part is not None) or (key or "")
         super().__init__(f"{place}: {message}" if place else message)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner
 
 from tunesafe.contracts import Notice
 from tunesafe.errors import ExitCode, LeaseLostError, Preempted
@@ -21,12 +22,13 @@ from tunesafe.spec import StudySpec
 from tunesafe.study import lifecycle
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.opening import OpenStudy, Program, open_study
-from tunesafe.study.sampling import build_sampler
+from tunesafe.study.sampling import SeededSampler, build_sampler
 from tunesafe.study.suggest import distributions
+from tunesafe.trackers import check_trackers
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.loop import Left, Worker
 
-__all__ = ["RunResult", "run_study"]
+__all__ = ["RunResult", "judges", "run_study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,28 @@ def run_study(
         StorageError: The database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = build_sampler(spec.sampler.name, spec.sampler.options, seed=spec.seed, search_space=distributions(spec))
-    pruner = build_pruner(spec.pruner.name, spec.pruner.options, max_resource=spec.budget.virtual_epochs)
+    sampler, pruner = judges(spec)
     threads = max((os.cpu_count() or 1) // spec.n_workers, 1)
     opened = open_study(spec, program, sampler, pruner, threads_per_worker=threads, accept_changes=accept_changes)
     try:
         return _work(opened, trainable, folder, watch)
     finally:
         opened.close()
+
+
+def judges(spec: StudySpec) -> tuple[SeededSampler, BasePruner]:
+    """The sampler and the pruner a study file asks for.
+
+    Raises:
+        SpecError: At the place in the file, for an option that does not exist or does not fit.
+        MissingExtraError: If one needs a library that is not installed.
+    """
+    with spec.placing():
+        check_trackers(spec.trackers)
+        return (
+            build_sampler(spec.sampler.name, spec.sampler.options, seed=spec.seed, search_space=distributions(spec)),
+            build_pruner(spec.pruner.name, spec.pruner.options, max_resource=spec.budget.virtual_epochs),
+        )
 
 
 def _work(

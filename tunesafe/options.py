@@ -79,7 +79,7 @@ def find_class(where: str, name: str, classes: Mapping[str, type[_T]], suffix: s
     """
     folded = _fold(name).removesuffix(suffix.lower())
     if folded not in classes:
-        raise SpecError(f"{where}: {name!r} is not one of Optuna's. {suggestion(folded or name, classes)}")
+        raise SpecError(f"{name!r} is not one of Optuna's. {suggestion(folded or name, classes)}", key=where)
     return classes[folded]
 
 
@@ -92,7 +92,7 @@ def split_name(where: str, value: object) -> tuple[str, dict[str, Any]]:
     if isinstance(value, str):
         return value, {}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise SpecError(f"{where}: {value!r} is neither a name nor a mapping with one, such as {{name: random}}.")
+        raise SpecError(f"{value!r} is neither a name nor a mapping with one, such as {{name: random}}.", key=where)
     options = {str(key): option for key, option in value.items()}
     return options.pop("name"), options
 
@@ -121,10 +121,10 @@ def check_options(
     parameters, structured = parameters_of(cls), set(structured)
     for name, value in options.items():
         if name in refused and name in parameters:
-            raise SpecError(f"{where}.{name}: {refused[name]}")
+            raise SpecError(f"{refused[name]}", key=f"{where}.{name}")
         if name not in parameters:
             hint = suggestion(name, set(parameters) - set(refused))
-            raise SpecError(f"{where}.{name}: {cls.__name__} has no such option. {hint}")
+            raise SpecError(f"{cls.__name__} has no such option. {hint}", key=f"{where}.{name}")
         if name not in structured:
             _check_type(f"{where}.{name}", str(parameters[name].annotation), value)
 
@@ -132,10 +132,10 @@ def check_options(
 def _check_type(where: str, annotation: str, value: object) -> None:
     words = annotation.removeprefix("<class '").removesuffix("'>").split(" | ")
     if any(word not in _PLAIN for word in words):
-        raise SpecError(f"{where}: takes a Python object ({annotation}), which a study file cannot give.")
+        raise SpecError(f"takes a Python object ({annotation}), which a study file cannot give.", key=where)
     accepted = {t for word in words for t in _PLAIN[word]}
     if type(value) not in accepted:
-        raise SpecError(f"{where}: {value!r} is not {' or '.join(words)}.")
+        raise SpecError(f"{value!r} is not {' or '.join(words)}.", key=where)
 
 
 def construct(where: str, cls: Callable[..., _T], options: Mapping[str, Any]) -> _T:
@@ -147,7 +147,7 @@ def construct(where: str, cls: Callable[..., _T], options: Mapping[str, Any]) ->
     try:
         return cls(**options)
     except (TypeError, ValueError) as error:
-        raise SpecError(f"{where}: {error}") from error
+        raise SpecError(f"{error}", key=where) from error
 
 
 def require(where: str, module: str, extra: str) -> None:

@@ -14,12 +14,9 @@ from tunesafe.api.views import RunResult, StudyPlan
 from tunesafe.clock import Plan
 from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
-from tunesafe.executors import run_study
-from tunesafe.schedulers.pruning import build_pruner
+from tunesafe.executors import judges, run_study
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
 from tunesafe.study.opening import Program
-from tunesafe.study.sampling import build_sampler
-from tunesafe.study.suggest import distributions
 from tunesafe.trial.resolve import resolve
 from tunesafe.trial.sources import fingerprint, sources
 
@@ -61,9 +58,7 @@ def run(
 def check(spec: StudySpec, folder: Path, function: Function | None) -> StudyPlan:
     """Validate what can be validated without training, and say what the study will do; nothing is created."""
     found = _trainable(spec, folder, function)
-    space = distributions(spec)
-    build_sampler(spec.sampler.name, spec.sampler.options, seed=spec.seed, search_space=space)
-    pruner = build_pruner(spec.pruner.name, spec.pruner.options, max_resource=spec.budget.virtual_epochs)
+    _, pruner = judges(spec)
     searched = {name: value for name, value in spec.parameters.items() if isinstance(value, Searched)}
     total = _total_examples(spec)
     return StudyPlan(
@@ -120,12 +115,14 @@ def _trainable(spec: StudySpec, folder: Path, function: Function | None) -> Func
     if function is not None:
         return function
     assert spec.trainable is not None, "a study file without one is refused, and Study() asks for one"
-    return resolve(spec.trainable, folder)
+    with spec.placing("trainable"):
+        return resolve(spec.trainable, folder)
 
 
 def _program(spec: StudySpec, folder: Path, text: str | None, function: Function | None) -> Program:
     if spec.trainable is not None:
-        texts = sources(spec.trainable, folder)
+        with spec.placing("trainable"):
+            texts = sources(spec.trainable, folder)
         return Program(text or spec.to_json(), texts, fingerprint(texts))
     texts = {"notebook.py": _source_of(function)}
     try:

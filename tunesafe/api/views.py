@@ -16,6 +16,7 @@ from tunesafe.store.reading import ActiveTrial, BestTrial, StudySummary
 from tunesafe.store.urls import display_url
 
 __all__ = [
+    "ENDED",
     "ActiveView",
     "RunResult",
     "StudyPlan",
@@ -42,6 +43,10 @@ class TrialState(StrEnum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAILED = "failed"
+
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+"""The states of a trial that is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,7 @@ class StudyStatus:
     @property
     def num_ended(self) -> int:
         """Trials that have ended, one way or another."""
-        return sum(self.counts[state] for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED))
+        return sum(self.counts[state] for state in ENDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,12 @@ def _hyperband(options: dict[str, Any], max_resource: int, where: str) -> Hyperb
     smallest, largest = options.get("min_resource", 1), options["max_resource"]
     if not 1 <= smallest <= largest:
         raise SpecError(
-            f"{where}: min_resource {smallest} and max_resource {largest} leave no bracket: "
-            "they are virtual epochs with 1 <= min_resource <= max_resource."
+            f"min_resource {smallest} and max_resource {largest} leave no bracket: "
+            "they are virtual epochs with 1 <= min_resource <= max_resource.",
+            key=where,
         )
     if options.get("reduction_factor", 3) < 2:
-        raise SpecError(f"{where}.reduction_factor: {options['reduction_factor']} is less than 2.")
+        raise SpecError(f"{options['reduction_factor']} is less than 2.", key=f"{where}.reduction_factor")
     # Optuna makes the brackets at the first prune(); until then, in every new process, all trials
     # are in bracket 0. With a number for max_resource the study is not looked at.
     construct(where, pruner._try_initialization, {"study": None})

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Self
@@ -267,6 +268,21 @@ class StudySpec(Section):
         if place is None:
             return SpecError(message)
         return SpecError(message, file=place.file, line=place.line, column=place.column)
+
+    @contextmanager
+    def placing(self, key_path: str | None = None) -> Iterator[None]:
+        """Give errors of the block that know their key, but not where it stands, their place.
+
+        Args:
+            key_path: The key of those that do not know it either.
+        """
+        try:
+            yield
+        except SpecError as error:
+            key = error.key or key_path
+            if error.file is not None or key is None:
+                raise
+            raise self.error(key, error.message) from error
 
     # ------------------------------------------------------------------- construction
 

@@ -24,13 +24,14 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tunesafe.errors import StorageError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.engine import apply_pragmas, connect_kwargs
-from tunesafe.store.urls import display_url
+from tunesafe.store.faults import translated
+from tunesafe.store.urls import canonical_url, display_url
 
 __all__ = ["Carried", "FencedStorage", "number_of_newest_trial"]
 
@@ -50,8 +51,8 @@ class FencedStorage(BaseStorage):
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        with self._translated("opening it"):
+        self._url = canonical_url(url)
+        with self._translated():
             self._rdb = RDBStorage(url, engine_kwargs=dict(connect_kwargs(url)))
             apply_pragmas(self._rdb.engine)
             self._rdb.engine.dispose()  # the connections it was opened with know no pragmas
@@ -105,7 +106,7 @@ class FencedStorage(BaseStorage):
             raise AssertionError(f"{what}: a write to Optuna that carries neither a fence nor a claim")
         self._armed = carried
         try:
-            with self._translated(what):
+            with self._translated():
                 yield
         finally:
             self._armed = None
@@ -116,21 +117,18 @@ class FencedStorage(BaseStorage):
         carried, self._armed = self._armed, None
         session.flush()
         try:
-            carried(session.connection())
-        except SQLAlchemyError as error:
-            # Optuna swallows integrity errors of attribute writes: ours must not be among them.
-            raise StorageError(f"{display_url(self._url)}: {error}") from error
+            with translated(self._url):
+                carried(session.connection())
+        except IntegrityError as error:  # Optuna swallows those of attribute writes: not ours, too
+            raise StorageError(f"{display_url(self._url)}: {error.orig}") from error
 
     @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (StorageInternalError, SQLAlchemyError, OSError) as error:
-            cause = error.__cause__ or error
-            raise StorageError(
-                f"The database {display_url(self._url)} failed while {what}: {cause}\n"
-                "Nothing was half-written; run the same command again once the database is usable."
-            ) from error
+    def _translated(self) -> Iterator[None]:
+        with translated(self._url):
+            try:
+                yield
+            except StorageInternalError as error:
+                raise error.__cause__ or StorageError(str(error)) from error
 
     # --- what samplers and pruners may see ---------------------------------------------
 
@@ -164,7 +162,7 @@ class FencedStorage(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        with self._translated("reading trials"):
+        with self._translated():
             trials = self._inner.get_all_trials(study_id, deepcopy=False, states=states)
         shown = [self._show(trial) for trial in trials]
         return _deepcopy(shown) if deepcopy else shown
@@ -218,35 +216,35 @@ class FencedStorage(BaseStorage):
     # --- reads -------------------------------------------------------------------------
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        with self._translated("reading the study"):
+        with self._translated():
             return self._inner.get_study_id_from_name(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        with self._translated("reading the study"):
+        with self._translated():
             return self._inner.get_study_name_from_id(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        with self._translated("reading the study"):
+        with self._translated():
             return self._inner.get_study_directions(study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        with self._translated("reading the study"):
+        with self._translated():
             return self._inner.get_study_user_attrs(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        with self._translated("reading the study"):
+        with self._translated():
             return self._inner.get_study_system_attrs(study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        with self._translated("reading the studies"):
+        with self._translated():
             return self._inner.get_all_studies()
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        with self._translated("reading a trial"):
+        with self._translated():
             return self._show(self._inner.get_trial(trial_id))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        with self._translated("reading a trial"):
+        with self._translated():
             return self._inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
 
 

@@ -152,7 +152,6 @@ class Ledger:
         failpoint("report.judged")
 
         def insert(connection: Connection) -> None:
-            claims.advance(connection, self._uuid, claim.number, claim.fence, report.examples_seen)
             records.insert_record(connection, self._uuid, claim.number, claim.fence, record)
             failpoint("report.in_transaction")
 

@@ -141,7 +141,7 @@ def _recipe(
     check_options(where, cls, options, refused=_REFUSED, structured=[*_SAMPLERS, *_OPERATORS, *_CONVERTERS])
     for option, least in _AT_LEAST.items():
         if options.get(option) is not None and options[option] < least:
-            raise SpecError(f"{where}.{option}: {options[option]} is less than {least}.")
+            raise SpecError(f"{options[option]} is less than {least}.", key=f"{where}.{option}")
     for module, extra in _NEEDS.get(cls, ()):
         require(f"{where}: {cls.__name__}", module, extra)
     if cls is samplers.GridSampler:
@@ -196,10 +196,10 @@ def _operator(where: str, value: object, base: type, suffix: str) -> _Maker:
 def _params(where: str, value: object, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Values by parameter name, each one its parameter can have."""
     if not isinstance(value, Mapping):
-        raise SpecError(f"{where}: {value!r} is not a mapping from parameters to values.")
+        raise SpecError(f"{value!r} is not a mapping from parameters to values.", key=where)
     for name, chosen in value.items():
         if name not in space:
-            raise SpecError(f"{where}.{name}: there is no such parameter. {suggestion(name, space)}")
+            raise SpecError(f"there is no such parameter. {suggestion(name, space)}", key=f"{where}.{name}")
         check_value(f"{where}.{name}", space[name], chosen)
     return dict(value)
 
@@ -211,7 +211,7 @@ def _points(where: str, value: object, space: Mapping[str, BaseDistribution]) ->
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2:
-        raise SpecError(f"{where}: {value!r} is not a list of points, each a list of numbers.")
+        raise SpecError(f"{value!r} is not a list of points, each a list of numbers.", key=where)
     return points
 
 

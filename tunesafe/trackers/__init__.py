@@ -38,9 +38,9 @@ def check_trackers(names: Sequence[str]) -> None:
     Raises:
         SpecError: Names the ones there are.
     """
-    for name in names:
+    for index, name in enumerate(names):
         if name not in TRACKERS:
-            raise SpecError(f"trackers: there is no tracker {name!r}; there are: {', '.join(TRACKERS)}")
+            raise SpecError(f"there is no tracker {name!r}; there are: {', '.join(TRACKERS)}", key=f"trackers.{index}")
 
 
 class Trackers:

@@ -121,6 +121,7 @@ class Worker:
         )
         with keeper:
             self._claimant.take_up_held()
+            self._checkpoints.sweep_orphans()
             while not keeper.timed_out:
                 if self._signals.reason is not None:
                     raise Preempted(self._signals.reason)

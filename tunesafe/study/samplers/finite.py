@@ -51,8 +51,9 @@ def check_finite(where: str, search_space: Mapping[str, BaseDistribution]) -> No
     for name, distribution in search_space.items():
         if math.isinf(_num_values(distribution)):
             raise SpecError(
-                f"{where}: parameter {name!r} has infinitely many values. "
-                "Give it a step, make it categorical with choices, or use another sampler."
+                f"parameter {name!r} has infinitely many values. "
+                "Give it a step, make it categorical with choices, or use another sampler.",
+                key=where,
             )
 
 
@@ -87,10 +88,10 @@ def grid_values(
     check_finite(where, rest)
     num_points = math.prod(len(values) for values in lists.values()) * math.prod(map(_num_values, rest.values()))
     if num_points > _MOST_POINTS:
-        raise SpecError(f"{where}: the grid has {num_points:,.0f} points; at most {_MOST_POINTS:,} are possible.")
+        raise SpecError(f"the grid has {num_points:,.0f} points; at most {_MOST_POINTS:,} are possible.", key=where)
     grid = {name: list(lists[name]) if name in lists else _values(search_space[name]) for name in search_space}
     if len(json.dumps(grid)) > _MOST_BYTES:
-        raise SpecError(f"{where}: the grid's lists of values exceed {_MOST_BYTES:,} bytes. Give larger steps.")
+        raise SpecError(f"the grid's lists of values exceed {_MOST_BYTES:,} bytes. Give larger steps.", key=where)
     return grid
 
 
@@ -98,12 +99,12 @@ def _check_lists(
     where: str, search_space: Mapping[str, BaseDistribution], given: object
 ) -> Mapping[str, Sequence[Parameter]]:
     if not isinstance(given, Mapping):
-        raise SpecError(f"{where}: {given!r} is not a mapping from parameters to lists of values.")
+        raise SpecError(f"{given!r} is not a mapping from parameters to lists of values.", key=where)
     for name, values in given.items():
         if name not in search_space:
-            raise SpecError(f"{where}.{name}: there is no such parameter. {suggestion(name, search_space)}")
+            raise SpecError(f"there is no such parameter. {suggestion(name, search_space)}", key=f"{where}.{name}")
         if not isinstance(values, list | tuple) or not values:
-            raise SpecError(f"{where}.{name}: {values!r} is not a list of values.")
+            raise SpecError(f"{values!r} is not a list of values.", key=f"{where}.{name}")
         for value in values:
             check_value(f"{where}.{name}", search_space[name], value)
     return given
@@ -120,7 +121,7 @@ def check_value(where: str, distribution: BaseDistribution, value: Any) -> None:
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise SpecError(f"{where}: {value!r} is not a value of {distribution}.")
+        raise SpecError(f"{value!r} is not a value of {distribution}.", key=where)
 
 
 class ReusableGridSampler(GridSampler):
