@@ -1,7 +1,8 @@
 """The documentation names only what exists, and everything a user can type stands in it.
 
-Judged from the Markdown files' code blocks and inline code: command lines against the
-commands' help, study files against the JSON Schema, Python against the public names.
+Judged from the Markdown files' code blocks, inline code and tables: command lines against
+the commands' help, study files and their defaults against the JSON Schema, Python against
+the public names, named tests against the tests, computed numbers against a computation.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ from typing import Any
 
 import jsonschema
 import pytest
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from tests.architecture.commands import commands, help_of
 from tests.architecture.source import ROOT, modules
+from tunesafe.clock import Plan
+from tunesafe.contracts import Position
+from tunesafe.errors import ExitCode
+from tunesafe.spec import Budget
+from tunesafe.spec.values import Duration
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 SCHEMA = ROOT / "studies" / "study.schema.json"
@@ -26,10 +33,10 @@ SCHEMA = ROOT / "studies" / "study.schema.json"
 _FENCE = re.compile(r"^```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\[[^\]]*\]\((?!\w+:|#)(?P<target>[^)#\s]+)[^)]*\)")
+_TEST = re.compile(r"(?P<file>tests/[\w/]+\.py)(?:::(?P<name>test_\w+))?|`(?P<bare>test_\w+)`")
 _SHELL = ("sh", "bash", "shell", "console")
 
 EVERY_DOCUMENT = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-needs_readme = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the README is not written yet")
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -119,7 +126,6 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
         assert (path.parent / found["target"]).exists(), f"{path.name} links to {found['target']}"
 
 
-@needs_readme
 def test_every_command_is_documented() -> None:
     """Whoever reads the documents meets every command."""
     everything = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
@@ -128,10 +134,102 @@ def test_every_command_is_documented() -> None:
     assert not missing
 
 
-@needs_readme
-def test_every_key_of_the_study_file_is_documented() -> None:
-    """Whoever reads the documents meets every top-level key."""
-    everything = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
-    keys = json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"]
-    missing = [key for key in keys if not re.search(rf"\b{key}:|`{key}`", everything)]
-    assert not missing
+def rows(path: Path, *heading: str) -> Iterator[list[str]]:
+    """Cells of the rows of every table whose heading begins with these words."""
+    inside = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            inside = False
+        elif inside and not set(line) <= set("|-: "):
+            yield cells
+        elif not inside:
+            inside = tuple(cells[: len(heading)]) == heading
+
+
+def schema_keys(schema: dict[str, Any], at: str, definitions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every key of the study file by its path, with its schema; ``*`` stands for a parameter's name."""
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        for key, value in target.get("properties", {}).items():
+            path = f"{at}.{key}".lstrip(".")
+            yield path, {"required": key in target.get("required", ()), **value}
+            yield from schema_keys(value, path, definitions)
+    for alternatives in ("anyOf", "oneOf"):
+        for option in schema.get(alternatives, ()):
+            yield from schema_keys(option, at, definitions)
+    if isinstance(schema.get("additionalProperties"), dict) and at == "parameters":
+        yield from schema_keys(schema["additionalProperties"], f"{at}.*", definitions)
+
+
+def test_every_key_of_the_study_file_stands_in_its_guide_with_its_default() -> None:
+    """What the guide says about leaving a key out is what happens."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    whole = {"$ref": "#/study", "study": schema}
+    keys = dict(schema_keys(whole, "", {**schema["$defs"], "study": schema}))
+    told = {key.strip("`"): default for key, default, _ in rows(ROOT / "docs" / "study-file.md", "key", "default")}
+    assert sorted(told) == sorted(keys)
+    assert len(keys) > 40
+    for key, value in keys.items():
+        default = value.get("default")
+        assert (told[key] == "required") is value["required"], key
+        if default not in (None, {}) and key != "checkpoint" and "*" not in key:  # checkpoint's are told one by one
+            assert said(told[key], default) == default, f"{key}: the guide says {told[key]}, the schema {default}"
+
+
+def said(cell: str, default: Any) -> Any:
+    """The value a cell of the guide shows, as the schema spells it."""
+    value = plain(cell.strip("`"))
+    if isinstance(default, float) and isinstance(value, str):
+        return TypeAdapter(Duration).validate_python(value)
+    if isinstance(default, dict) and isinstance(value, dict):
+        return {**dict.fromkeys(default), **value}
+    return value
+
+
+def test_tests_named_in_the_documents_exist() -> None:
+    """An invariant is held by a test that is there."""
+    text = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    defined = {path: set(re.findall(r"^def (test_\w+)", source, re.MULTILINE)) for path, source in text.items()}
+    named = [(document, found) for document in DOCUMENTS for found in _TEST.finditer(document.read_text("utf-8"))]
+    assert len(named) > 20
+    for document, found in named:
+        if found["bare"]:
+            known = set().union(*defined.values())
+            assert found["bare"] in known, f"{document.name}: there is no test {found['bare']}"
+        else:
+            path = ROOT / found["file"]
+            assert path.exists(), f"{document.name}: there is no {found['file']}"
+            assert not found["name"] or found["name"] in defined[path], f"{document.name}: no {found[0]}"
+
+
+def test_every_room_stands_in_the_architecture() -> None:
+    """Whoever looks for a room finds its floor."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    packages = {name.split(".")[1]: module for name, module in modules().items() if name.count(".") == 1}
+    rooms = {
+        f"{room}/" if module.path.name == "__init__.py" else f"{room}.py"
+        for room, module in packages.items()
+        if not room.startswith("_")
+    }
+    assert rooms
+    assert not [room for room in sorted(rooms) if not re.search(rf"(?<![\w/]){re.escape(room)}", page)]
+
+
+def test_the_table_of_the_usual_formula_is_computed() -> None:
+    """What ``total // (batch_size * checkpoints)`` loses, and that the clock loses nothing."""
+    total = Budget(passes=14.3, virtual_epochs=15).total_examples(1437)  # type: ignore[arg-type]  # kept exactly
+    table = list(rows(ROOT / "README.md", "batch size", "the usual formula trains on"))
+    assert total == 20_549
+    for batch_size, trains_on, loses, ours in table:
+        size = int(batch_size)
+        used = total // (size * 15) * 15 * size
+        consumed = sum(batch.size for batch in Plan(total, 15, size).batches(Position(0, 0)))
+        assert (trains_on, loses) == (f"{used:,}", f"{100 * (1 - used / total):.1f} %")
+        assert ours == f"{consumed:,}" == f"{total:,}"
+    assert {"1000", "1500"} <= {row[0] for row in table}
+
+
+def test_exit_codes_are_documented() -> None:
+    """Every one, and no other."""
+    assert [int(code) for code, *_ in rows(ROOT / "README.md", "code", "means")] == [*ExitCode]
