@@ -1,4 +1,4 @@
-"""The values that cross floors, and the one protocol a running trial needs of the world.
+"""The values that cross floors.
 
 Plain frozen values: no torch, no database, no Optuna. Whatever two rooms say to each other
 is said in these words, so each room can be tested with the others absent.
@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 __all__ = [
     "Assignment",
@@ -34,7 +33,6 @@ __all__ = [
     "TensorBytes",
     "TrialPhase",
     "TrialRow",
-    "TrialServices",
     "Verdict",
 ]
 
@@ -372,45 +370,3 @@ class Assignment:
     seed: int
     params: Mapping[str, Parameter]
     records: Sequence[Record] = ()
-
-
-class TrialServices(Protocol):
-    """What a running trial asks of the world: a ledger in a study, memory in a ``FixedTrial``.
-
-    Every method may raise ``LeaseLostError`` (another worker has the trial) or
-    ``StorageError``; both end the attempt without an outcome.
-    """
-
-    def settle_examples_per_pass(self, num_examples: int) -> int:
-        """Fix the length of one pass for the whole study.
-
-        Args:
-            num_examples: Length of the training set this trial holds [examples].
-
-        Returns:
-            The settled length: the given one if this trial is the first to ask.
-
-        Raises:
-            SpecError: If it was settled differently and the study file does not name it.
-        """
-
-    def newest_state(self) -> StoredState | None:
-        """Read back the newest intact checkpoint; ``None`` where training starts at 0."""
-
-    def record(self, report: Report) -> Judgement:
-        """Make a report durable, then judge it (or return the verdict recorded earlier)."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Make a checkpoint durable, in its own time; an earlier failure surfaces here."""
-
-    def interruption(self) -> str | None:
-        """Why the trial should leave at the next safe point, if it should; cheap, asked per batch."""
-
-    def log(self, values: Mapping[str, float], examples_seen: int) -> None:
-        """Hand values to trackers."""
-
-    def artifact(self, path: Path) -> None:
-        """Keep a copy of a file with the trial."""
-
-    def event(self, kind: str, **details: Any) -> None:
-        """Note something worth knowing later."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tunesafe.contracts import Position, Snapshot, TrialServices
+from tunesafe.contracts import Position, Snapshot
 from tunesafe.failpoints import failpoint
 from tunesafe.state.codec import decode, encode
 from tunesafe.state.generators import restore_generators
 from tunesafe.trial.memory import OWN, Memory, Notes
+from tunesafe.trial.services import TrialServices
 from tunesafe.trial.triggers import Since
 
 __all__ = ["Checkpointer"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tunesafe.contracts import Assignment, Outcome, Parameter, Position, Report, TrialServices, Verdict
+from tunesafe.contracts import Assignment, Outcome, Parameter, Position, Report, Verdict
 from tunesafe.data.order import Order
 from tunesafe.data.sources import num_examples
 from tunesafe.data.stream import EndlessStream, Stream, open_stream
@@ -30,6 +30,7 @@ from tunesafe.trial.metrics import require_objective, to_float, to_floats
 from tunesafe.trial.planning import settle_plan
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.trial.schedule import Schedule
+from tunesafe.trial.services import TrialServices
 from tunesafe.trial.settings import TrialSettings
 
 __all__ = ["PRUNED_BECAUSE", "Trial"]

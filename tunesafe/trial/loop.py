@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from tunesafe.clock import Batch, Plan
-from tunesafe.contracts import Position, TrialServices
+from tunesafe.contracts import Position
 from tunesafe.errors import Preempted, TrialError
 from tunesafe.failpoints import failpoint
 from tunesafe.trial.checkpointer import Checkpointer
@@ -20,6 +20,7 @@ from tunesafe.trial.endings import Latch
 from tunesafe.trial.epoch import Epoch
 from tunesafe.trial.memory import Memory
 from tunesafe.trial.preemption import SignalWatch, can_finish
+from tunesafe.trial.services import TrialServices
 from tunesafe.trial.settings import TrialSettings
 from tunesafe.trial.triggers import due_at_boundary, due_at_step
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tunesafe.clock import Plan
-from tunesafe.contracts import Assignment, TrialServices
+from tunesafe.contracts import Assignment
 from tunesafe.errors import TrialError
 from tunesafe.trial.memory import Notes
+from tunesafe.trial.services import TrialServices
 from tunesafe.trial.settings import TrialSettings
 
 __all__ = ["settle_plan"]

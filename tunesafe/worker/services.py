@@ -30,7 +30,7 @@ Watcher = Callable[[Notice], None]
 
 
 class LedgerServices:
-    """The trial's side of a study; implements :class:`tunesafe.contracts.TrialServices`.
+    """The trial's side of a study; implements :class:`tunesafe.trial.services.TrialServices`.
 
     Args:
         ledger: All that is durable.
@@ -64,18 +64,18 @@ class LedgerServices:
         return tuple(self._records.values())
 
     def settle_examples_per_pass(self, num_examples: int) -> int:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         return self._ledger.settle_examples_per_pass(num_examples)
 
     def newest_state(self) -> StoredState | None:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         return self._checkpoints.newest_intact(self._claim.number, self._on_damage)
 
     def _on_damage(self, error: DamagedError) -> None:
         self.event("damaged", message=str(error))
 
     def record(self, report: Report) -> Judgement:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
         record = self._records.get(report.virtual_epoch)
         if record is None:
@@ -105,26 +105,26 @@ class LedgerServices:
         self._watch(Notice("reported", self._claim.number, details))
 
     def save(self, snapshot: Snapshot) -> None:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
         self._checkpoints.save(snapshot, number=self._claim.number, fence=self._claim.fence)
         self._retainer.after_save(self._claim.number, self.records)
 
     def interruption(self) -> str | None:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
         return "the study's timeout is reached" if self._keeper.timed_out else None
 
     def log(self, values: Mapping[str, float], examples_seen: int) -> None:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         self._trackers.log(values, examples_seen)
 
     def artifact(self, path: Path) -> None:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         self._ledger.attach(self._claim, path)
 
     def event(self, kind: str, **details: Any) -> None:
-        """See :class:`tunesafe.contracts.TrialServices`."""
+        """See :class:`tunesafe.trial.services.TrialServices`."""
         self._ledger.note(kind, self._claim.number, **details)
         self._watch(Notice("event", self._claim.number, {"event": kind, **details}))
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from tunesafe.contracts import Assignment, Outcome, TrialServices
+from tunesafe.contracts import Assignment, Outcome
 from tunesafe.spec import StudySpec
 from tunesafe.trial.context import Trial
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.trial.runner import run_trial
+from tunesafe.trial.services import TrialServices
 from tunesafe.trial.settings import TrialSettings
 
 __all__ = ["train_trial"]
