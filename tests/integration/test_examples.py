@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import re
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from tests.architecture.source import ROOT
-from tunesafe import load_study
+from tunesafe import FixedTrial, load_study
 from tunesafe.cli import main
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
@@ -67,6 +73,54 @@ def test_an_example_is_a_script_too(name: str, tmp_path: Path, capsys: pytest.Ca
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
     assert len(lines) >= 4
     assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".yaml"}
+
+
+RECIPES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.M | re.S)
+"""Those of Optuna's own need a study's database."""
+
+
+class Model(nn.Module):
+    """Part frozen, part not, as the recipes want it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores [batch, 3] of x [batch, 4]."""
+        scores: Tensor = self.head(self.backbone(x).relu())
+        return scores
+
+
+def step(model: Model, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """The step the recipes leave out."""
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("recipe", [text for text in RECIPES if "optuna." not in text])
+def test_a_recipe_runs_as_it_is_printed(recipe: str) -> None:
+    """Around it stands what its reader has: a trial, a model, an optimizer, data; a loop comes to its end."""
+    data = torch.randn(40, 4), torch.arange(40) % 3
+    model, trial = Model(), FixedTrial({"batch_size": 8}, passes=2, virtual_epochs=4, metric="val_loss")
+    around: dict[str, Any] = {
+        "F": F,
+        "ShiftedDigits": TensorDataset,
+        "accuracy": lambda model, data: 0.5,
+        "evaluate": lambda model: 0.5,
+        "images": data[0],
+        "labels": data[1],
+        "model": model,
+        "optimizer": torch.optim.SGD(model.head.parameters(), lr=0.1),
+        "step": step,
+        "test_set": data,
+        "torch": torch,
+        "train_set": data,
+        "trial": trial,
+    }
+    exec(recipe, around)
+    assert trial.ended is ("trial.virtual_epochs" in recipe)
 
 
 @pytest.fixture
