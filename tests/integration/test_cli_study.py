@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.integration.cli_project import STUDY, TRAIN, Run, command, environment, tunesafe, write_project
+from tunesafe.api import load_study
 from tunesafe.cli import main
 
 HEAVY = ("torch", "optuna", "sklearn", "joblib")
@@ -88,6 +89,8 @@ def test_status_counts_and_names_the_best(project: Path, capsys: pytest.CaptureF
     assert document["total_examples"] == 64
     assert document["examples_seen"] == 3 * 64
     assert f"best trial {document['best']['number']} with loss" in page
+    assert "3 of 3 trials ended" in said(capsys, "status", "study.yaml", "--watch")
+    said(capsys, "status", "study.yaml", "--watch", "--json", code=2)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,19 @@ def test_an_interrupted_run_ends_with_75_and_the_same_command_continues(
     assert again.code == 0
     assert "of 3 trials ended, continuing" in again.err.splitlines()[0]
     assert again.err.splitlines()[-1] == finished[1].err.splitlines()[-1]
+
+
+def test_a_run_that_nobody_listens_to_goes_on(tmp_path: Path) -> None:
+    """``tunesafe run … 2>&1 | head -1``: the pipe closes, every trial completes, and the exit code is right."""
+    write_project(tmp_path)
+    words = command("run", "study.yaml")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(100) == 0
+    states = [trial.state for trial in load_study(tmp_path / "study.yaml").trials]
+    assert states == ["complete"] * 3
 
 
 def test_a_changed_study_is_refused_until_accepted(

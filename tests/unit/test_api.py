@@ -144,6 +144,18 @@ def test_a_stored_study_is_read_by_its_place_and_not_run(finished: tuple[Study, 
         tunesafe.open_stored(study.spec.storage, "other")
 
 
+def test_a_watcher_that_fails_harms_no_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A closed terminal is no reason to fail a trial: the run goes on, and a log says so once."""
+
+    def gone(notice: Notice) -> None:
+        raise BrokenPipeError("nobody reads this")
+
+    study = make(tmp_path)
+    assert study.run(gone).exit_code is ExitCode.OK
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert [record.name for record in caplog.records] == ["tunesafe.api.running"]
+
+
 @pytest.mark.parametrize("number", [2, 99, -1])
 def test_a_trial_that_is_not_there_is_an_error(number: int, finished: tuple[Study, list[Notice]]) -> None:
     """That names those there are."""

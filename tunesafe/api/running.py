@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import textwrap
 from collections.abc import Callable
 from functools import cache
@@ -14,22 +15,25 @@ from tunesafe.api.views import RunResult, StudyPlan
 from tunesafe.clock import Plan
 from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
-from tunesafe.executors import judges, run_study
+from tunesafe.executors import run_study
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
 from tunesafe.study.opening import Program
 from tunesafe.trial.resolve import resolve
 from tunesafe.trial.sources import fingerprint, sources
+from tunesafe.worker.judging import judges
 
 __all__ = ["check", "run"]
 
-Function = Callable[..., Any]
+_log = logging.getLogger(__name__)
+
+_Function = Callable[..., Any]
 
 
 def run(
     spec: StudySpec,
     folder: Path,
     text: str | None,
-    function: Function | None,
+    function: _Function | None,
     notify: Callable[[Notice], None],
     accept_changes: bool,
 ) -> RunResult:
@@ -46,16 +50,17 @@ def run(
     program = _program(spec, folder, text, function)
 
     @cache
-    def trainable() -> Function:
+    def trainable() -> _Function:
         return _trainable(spec, folder, function)
 
     if not _exists(spec):
         trainable()  # code that cannot be imported leaves no database behind
-    result = run_study(spec, trainable, program, folder=folder, watch=notify, accept_changes=accept_changes)
+    watch = _harmless(notify)
+    result = run_study(spec, trainable, program, folder=folder, watch=watch, accept_changes=accept_changes)
     return RunResult(result.exit_code, result.message)
 
 
-def check(spec: StudySpec, folder: Path, function: Function | None) -> StudyPlan:
+def check(spec: StudySpec, folder: Path, function: _Function | None) -> StudyPlan:
     """Validate what can be validated without training, and say what the study will do; nothing is created."""
     found = _trainable(spec, folder, function)
     _, pruner = judges(spec)
@@ -75,6 +80,23 @@ def check(spec: StudySpec, folder: Path, function: Function | None) -> StudyPlan
         total_examples=total,
         num_batches={} if total is None else {size: _num_batches(spec, total, size) for size in _batch_sizes(spec)},
     )
+
+
+def _harmless(notify: Callable[[Notice], None]) -> Callable[[Notice], None]:
+    """A watcher that fails (a closed terminal, a full pipe) watches no longer; the trial at hand must not notice."""
+    watching = True
+
+    def watch(notice: Notice) -> None:
+        nonlocal watching
+        if watching:
+            try:
+                notify(notice)
+            # Whatever it is: it happened to somebody else.
+            except Exception:  # noqa: BLE001
+                watching = False
+                _log.exception("whoever watched this run has failed; it goes on without being watched")
+
+    return watch
 
 
 def _total_examples(spec: StudySpec) -> int | None:
@@ -111,7 +133,7 @@ def _exists(spec: StudySpec) -> bool:
     return True
 
 
-def _trainable(spec: StudySpec, folder: Path, function: Function | None) -> Function:
+def _trainable(spec: StudySpec, folder: Path, function: _Function | None) -> _Function:
     if function is not None:
         return function
     assert spec.trainable is not None, "a study file without one is refused, and Study() asks for one"
@@ -119,7 +141,7 @@ def _trainable(spec: StudySpec, folder: Path, function: Function | None) -> Func
         return resolve(spec.trainable, folder)
 
 
-def _program(spec: StudySpec, folder: Path, text: str | None, function: Function | None) -> Program:
+def _program(spec: StudySpec, folder: Path, text: str | None, function: _Function | None) -> Program:
     if spec.trainable is not None:
         with spec.placing("trainable"):
             texts = sources(spec.trainable, folder)
@@ -132,7 +154,7 @@ def _program(spec: StudySpec, folder: Path, text: str | None, function: Function
     return Program(text or spec.to_json(), texts, mark)
 
 
-def _source_of(function: Function | None) -> str:
+def _source_of(function: _Function | None) -> str:
     try:
         return textwrap.dedent(inspect.getsource(function)) if function is not None else ""
     except (OSError, TypeError):  # typed into an interpreter that keeps no source

@@ -110,7 +110,8 @@ class Study:
             SpecError: Something the user has to change; nothing was started.
             StorageError: The database cannot be used.
         """
-        from tunesafe.api import running  # noqa: PLC0415 - brings torch and Optuna, which reading does without
+        # Brings torch and Optuna, which reading a study does without.
+        from tunesafe.api import running  # noqa: PLC0415
 
         return running.run(
             self._spec, self._needs_folder(), self._text, self._function, notify or _nobody, accept_changes
@@ -122,7 +123,8 @@ class Study:
         Raises:
             SpecError: What the user has to change.
         """
-        from tunesafe.api import running  # noqa: PLC0415 - as in run()
+        # Brings torch and Optuna, as in run().
+        from tunesafe.api import running  # noqa: PLC0415
 
         return running.check(self._spec, self._needs_folder(), self._function)
 
@@ -183,7 +185,8 @@ class Study:
             SpecError: If there is no such trial or no such checkpoint; the kept ones are named.
             DamagedError: If the checkpoint asked for is damaged.
         """
-        from tunesafe.api import exporting  # noqa: PLC0415 - brings torch, which reading does without
+        # Brings torch, which reading a study does without.
+        from tunesafe.api import exporting  # noqa: PLC0415
 
         return exporting.export(self._stored, Path(directory), trial, virtual_epoch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tunesafe.api import StudyPlan, StudyStatus, TrialState, TrialView
-from tunesafe.api.views import utc
+from tunesafe.api.views import ENDED, utc
 from tunesafe.cli import render
 from tunesafe.contracts import Event, Report
 
@@ -28,8 +28,11 @@ def status_page(status: StudyStatus) -> str:
 
 
 def _status_lines(status: StudyStatus) -> Iterator[str]:
-    counts = ", ".join(f"{count} {state}" for state, count in status.counts.items() if count)
-    yield f"study {status.name}: {status.num_ended} of {status.n_trials} trials ended ({counts or 'none'})"
+    counts = {state: f"{count} {state}" for state, count in status.counts.items() if count}
+    ended = ", ".join(text for state, text in counts.items() if state in ENDED)
+    others = "".join(f", {text}" for state, text in counts.items() if state not in ENDED)
+    ended = f" ({ended})" if ended else ""
+    yield f"study {status.name}: {status.num_ended} of {status.n_trials} trials ended{ended}{others}"
     yield f"storage {status.storage}"
     if status.best is None:
         yield f"no complete trial yet; objective: {status.direction} {status.metric}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -11,11 +11,11 @@ import typer
 from tunesafe.api import Study, TrialView
 from tunesafe.cli import documents, pages
 from tunesafe.cli.targets import AnyStudy, AsJson, StudyAndNumber, open_target, split_number
-from tunesafe.errors import TunesafeError
+from tunesafe.errors import SpecError, TunesafeError
 
 __all__ = ["best", "logs", "show", "status"]
 
-WATCH_SECONDS = 1.0
+_WATCH_SECONDS = 1.0
 """How often ``status --watch`` looks [s]."""
 
 
@@ -26,15 +26,13 @@ def status(
 ) -> None:
     """Show where a study stands: trials by state, the best so far, who works on what."""
     opened = open_target(study)
-    if watch and not as_json:
+    if watch and as_json:
+        raise SpecError("--watch draws a page and --json prints a value: give one of them")
+    if watch:
         _watch(opened)
         return
-    while True:
-        found = opened.status()
-        print(documents.to_json(documents.status_document(found)) if as_json else pages.status_page(found), flush=True)
-        if not watch or found.finished:
-            return
-        time.sleep(WATCH_SECONDS)
+    found = opened.status()
+    print(documents.to_json(documents.status_document(found)) if as_json else pages.status_page(found))
 
 
 def show(words: StudyAndNumber, as_json: AsJson = False) -> None:
@@ -79,17 +77,12 @@ def _show(opened: Study, trial: TrialView, as_json: bool) -> None:
 
 
 def _watch(opened: Study) -> None:
-    from rich.console import Console  # noqa: PLC0415 - 40 ms that only --watch needs
-    from rich.live import Live  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
+    # Brings rich, which takes its time.
+    from tunesafe.cli import terminal  # noqa: PLC0415
 
-    try:
-        with Live(console=Console(), auto_refresh=False) as live:
-            while True:
-                found = opened.status()
-                live.update(Text(pages.status_page(found)), refresh=True)
-                if found.finished:
-                    return
-                time.sleep(WATCH_SECONDS)
-    except KeyboardInterrupt:
-        return
+    def page() -> tuple[str, bool]:
+        found = opened.status()
+        return pages.status_page(found), found.finished
+
+    with suppress(KeyboardInterrupt):
+        terminal.redrawn(page, _WATCH_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -36,10 +37,15 @@ def run(
         with watching(loaded) as watch:
             result = loaded.run(watch, accept_changes=accept_changes)
     except KeyboardInterrupt:  # before the trials' own handlers stand: nothing was begun
-        print("interrupted: run the same command again to continue", file=sys.stderr)
+        _say("interrupted: run the same command again to continue")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    print(result.message + _best(loaded, result.exit_code), file=sys.stderr)
+    _say(result.message + _best(loaded, result.exit_code))
     raise typer.Exit(result.exit_code)
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody is there to read it; the exit code still is
+        print(line, file=sys.stderr, flush=True)
 
 
 def _best(study: Study, code: ExitCode) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tunesafe.api import Study
-from tunesafe.cli.watching import Narrator, Scene, watching
+from tunesafe.cli.narration import Narrator
+from tunesafe.cli.terminal import Scene, redrawn
+from tunesafe.cli.watching import watching
 from tunesafe.contracts import Notice
 
 NARRATE = Narrator("digits", "val_loss")
@@ -50,6 +52,10 @@ def study() -> Study:
         (
             Notice("resumed", 3, {"attempt": 2, "examples_seen": 4790}),
             "trial 3  continues at example 4,790  attempt 2",
+        ),
+        (
+            Notice("resumed", 3, {"attempt": 2, "params": {}, "reports": 4}),
+            "trial 3  continues after virtual epoch 4  attempt 2",
         ),
         (Notice("reported", 3, REPORTED), "trial 3  virtual epoch 5/15  val_loss=0.4312  accuracy=0.9"),
         (Notice("completed", 3, ENDED), "trial 3  complete  val_loss=0.0712"),
@@ -141,3 +147,11 @@ def test_a_real_terminal_is_drawn_on(study: Study, monkeypatch: pytest.MonkeyPat
         watch(Notice("completed", 3, ENDED))
     assert "[bold]not markup[/bold]" in terminal.getvalue()
     assert "best trial 3" in terminal.getvalue()
+
+
+def test_a_watched_page_is_drawn_until_its_last(capsys: pytest.CaptureFixture[str]) -> None:
+    """``status --watch`` ends by itself when the study does."""
+    pages = iter([("one trial", False), ("two trials", True)])
+    redrawn(lambda: next(pages), seconds=0)
+    assert "two trials" in capsys.readouterr().out
+    assert next(pages, None) is None
