@@ -41,6 +41,7 @@ class LeaseKeeper:
         uuid: The study.
         lease_seconds: Length of a lease [s].
         timeout_seconds: Time with a live lease after which the study pauses [s]; ``None`` for never.
+        live_seconds: That time so far, over all earlier runs [s].
         passenger: Rides along in each renewing transaction.
     """
 
@@ -51,6 +52,7 @@ class LeaseKeeper:
         *,
         lease_seconds: float,
         timeout_seconds: float | None,
+        live_seconds: float,
         passenger: Passenger,
     ) -> None:
         self._engine, self._uuid = engine, uuid
@@ -58,7 +60,7 @@ class LeaseKeeper:
         self._passenger = passenger
         self._claim: Claim | None = None
         self._lost: LeaseLostError | None = None
-        self._live, self._beaten = 0.0, monotonic()
+        self._live, self._beaten = live_seconds, monotonic()
         self._busy = threading.Lock()
         self._wake = threading.Event()
         self._closed = False

@@ -9,13 +9,15 @@ Optuna again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
@@ -35,7 +37,7 @@ from tunesafe.contracts import (
 from tunesafe.failpoints import failpoint
 from tunesafe.spec import StudySpec
 from tunesafe.store import claims, records, studies, tallies
-from tunesafe.store.engine import writing
+from tunesafe.store.engine import reading, writing
 from tunesafe.store.events import append_event
 from tunesafe.study import suggest
 from tunesafe.study.artifacts import store_artifact
@@ -43,6 +45,13 @@ from tunesafe.study.claiming import release_held
 from tunesafe.study.opening import OpenStudy
 
 __all__ = ["Decision", "Judge", "Ledger"]
+
+_STATES = {
+    Ending.COMPLETE: TrialState.COMPLETE,
+    Ending.PRUNED: TrialState.PRUNED,
+    Ending.FAILED: TrialState.FAIL,
+}
+"""How Optuna calls the ends of a trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,7 @@ class Ledger:
             known = tuple(records.records_of(connection, self._uuid, claim.number))
         if known:
             trial = self._storage.get_trial(self._trial_id(claim))
-            with self._guarded(claim):
+            with self._decorating(claim):
                 for record in known:
                     self._apply(trial, record)
         return known
@@ -155,14 +164,18 @@ class Ledger:
             records.insert_record(connection, self._uuid, claim.number, claim.fence, record)
             failpoint("report.in_transaction")
 
-        if finite:
-            with self._storage.carrying(insert):
-                self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
-        else:
+        try:
+            if finite:
+                with self._storage.carrying(insert):
+                    self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
+        except UpdateFinishedTrialError:  # somebody ended the trial through the dashboard: here, too, it ends
+            record = replace(record, verdict=Verdict.PRUNE, writes=())
+            finite = False
+        if not finite:
             with writing(self._engine) as connection:
                 insert(connection)
         failpoint("report.recorded")
-        with self._guarded(claim):
+        with self._decorating(claim):
             for write in record.writes:
                 self._storage.set_trial_system_attr(trial_id, write.key, write.value)
         failpoint("report.applied")
@@ -194,7 +207,7 @@ class Ledger:
     def attach(self, claim: Claim, file: Path) -> None:
         """Keep a copy of a file with the trial, where optuna-dashboard finds it."""
         artifact = store_artifact(file, self._artifacts, owner=f"{self._uuid}/{claim.number}")
-        with self._guarded(claim):
+        with self._decorating(claim):
             self._storage.set_trial_system_attr(self._trial_id(claim), artifact.attribute, artifact.description)
 
     # --- endings ------------------------------------------------------------------------
@@ -217,42 +230,63 @@ class Ledger:
         return phase
 
     def close(self, claim: Claim) -> Outcome:
-        """Tell Optuna a recorded outcome: records, attributes, state, each only if missing."""
+        """Tell Optuna a recorded outcome: records, attributes, state, each only if missing.
+
+        Returns:
+            The outcome: as recorded, or as somebody told Optuna meanwhile.
+        """
         self.records(claim)
         with writing(self._engine) as connection:
             row = self._row(connection, claim)
         outcome = row.outcome
         assert outcome is not None, "a trial is closing without an outcome"
+        if row.phase is TrialPhase.TOLD:
+            return outcome
+        if (elsewhere := self.ended_elsewhere(claim)) is not None:
+            return self._follow(claim, outcome, elsewhere)
         trial_id = self._trial_id(claim)
-        with self._guarded(claim):
+        with self._decorating(claim):
             for key, value in _attributes(row, outcome).items():
                 self._storage.set_trial_user_attr(trial_id, key, value)
-            failpoint("finish.attributes")
-            self._tell(claim, outcome)
+        failpoint("finish.attributes")
+        self._storage.show(self._distributions)
+        with self._guarded(claim), self._storage.telling(lambda connection: self._mark_told(connection, claim)):
+            values = [outcome.value] if outcome.ending is Ending.COMPLETE and outcome.value is not None else None
+            self._optuna.tell(claim.number, values, state=_STATES[outcome.ending])
         failpoint("tell.after")
         return outcome
 
-    def _tell(self, claim: Claim, outcome: Outcome) -> None:
-        def mark(connection: Connection) -> None:
-            claims.mark_told(connection, self._uuid, claim.number, claim.fence)
-            if self._opened.sampler.exhausted:
-                self._end_early(connection)
-            failpoint("tell.in_transaction")
+    def ended_elsewhere(self, claim: Claim) -> Outcome | None:
+        """The end that somebody else gave a trial, e.g. with optuna-dashboard's buttons; ``None`` as a rule.
 
-        state = {
-            Ending.COMPLETE: TrialState.COMPLETE,
-            Ending.PRUNED: TrialState.PRUNED,
-            Ending.FAILED: TrialState.FAIL,
-        }[outcome.ending]
+        Meant for trials that are not told: of those, only somebody else can have told Optuna.
+        """
         trial = self._storage.get_trial(self._trial_id(claim))
-        if trial.state.is_finished():  # somebody told it through the dashboard; ours has to follow
-            with writing(self._engine) as connection:
-                mark(connection)
-            return
-        self._storage.show(self._distributions)
-        with self._storage.telling(mark):
-            values = [outcome.value] if outcome.ending is Ending.COMPLETE and outcome.value is not None else None
-            self._optuna.tell(claim.number, values, state=state)
+        if not trial.state.is_finished():
+            return None
+        with reading(self._engine) as connection:
+            examples_seen = self._row(connection, claim).examples_seen
+        ending = next(ending for ending, state in _STATES.items() if state is trial.state)
+        value = trial.value if ending is Ending.COMPLETE and math.isfinite(trial.value or 0) else None
+        return Outcome(ending, value, None, examples_seen, reason="ended by another program, through Optuna")
+
+    def _follow(self, claim: Claim, outcome: Outcome, elsewhere: Outcome) -> Outcome:
+        """Optuna's word stands: it cannot be taken back there, and the two must agree on the best trial."""
+        self._opened.sampler.is_exhausted(self._optuna)
+        with writing(self._engine) as connection:
+            if (outcome.ending, outcome.value) != (elsewhere.ending, elsewhere.value):
+                claims.record_outcome(connection, self._uuid, claim.number, claim.fence, elsewhere)
+                recorded = {"recorded": outcome.ending, "value": outcome.value}
+                self._note(connection, "ended_elsewhere", claim.number, recorded)
+                outcome = elsewhere
+            self._mark_told(connection, claim)
+        return outcome
+
+    def _mark_told(self, connection: Connection, claim: Claim) -> None:
+        claims.mark_told(connection, self._uuid, claim.number, claim.fence)
+        if self._opened.sampler.exhausted:
+            self._end_early(connection)
+        failpoint("tell.in_transaction")
 
     def _end_early(self, connection: Connection) -> None:
         """The sampler has no further point: the study ends with the trials it has."""
@@ -277,6 +311,12 @@ class Ledger:
 
     def _trial_id(self, claim: Claim) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, claim.number)
+
+    @contextmanager
+    def _decorating(self, claim: Claim) -> Iterator[None]:
+        """Guarded writes that a trial can do without, if somebody has ended it in Optuna."""
+        with suppress(UpdateFinishedTrialError), self._guarded(claim):
+            yield
 
     def _guarded(self, claim: Claim) -> Any:
         return self._storage.guarded(

@@ -7,9 +7,11 @@ that somebody else made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import unified_diff
+from typing import Self
 from uuid import uuid4
 
 import optuna
@@ -76,6 +78,12 @@ class OpenStudy:
     sampler: SeededSampler
     changes: tuple[Change, ...] = ()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Give the connections back."""
         self.storage.close()
@@ -88,7 +96,6 @@ def open_study(
     sampler: SeededSampler,
     pruner: BasePruner,
     *,
-    threads_per_worker: int,
     accept_changes: bool = False,
 ) -> OpenStudy:
     """Create a study or open it again.
@@ -98,7 +105,6 @@ def open_study(
         program: Its text and the trainable's sources.
         sampler: Built from the study file.
         pruner: Built from the study file.
-        threads_per_worker: Settled at the first run unless the study file names it.
         accept_changes: Go on even though a change makes finished trials mean something else.
 
     Raises:
@@ -115,7 +121,7 @@ def open_study(
         storage = FencedStorage(spec.storage)
         failpoint("open.optuna")
         with writing(engine) as connection:
-            row, changes = _settle(connection, spec, program, threads_per_worker, accept_changes)
+            row, changes = _settle(connection, spec, program, accept_changes)
         failpoint("open.study")
         study_id = _optuna_study(storage, spec, row.uuid)
         failpoint("open.done")
@@ -161,12 +167,12 @@ def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
 
 
 def _settle(
-    connection: Connection, spec: StudySpec, program: Program, threads: int, accept_changes: bool
+    connection: Connection, spec: StudySpec, program: Program, accept_changes: bool
 ) -> tuple[studies.StudyRow, list[Change]]:
     row = studies.find_study(connection, spec.name)
     here = environment.describe()
     if row is None:
-        return _create(connection, spec, program, here, threads), []
+        return _create(connection, spec, program, here), []
     changes = _changes(connection, row, spec, program)
     refused = [change for change in changes if change.kind is ChangeKind.BREAKING]
     if refused and not accept_changes:
@@ -191,7 +197,7 @@ def _settle(
 
 
 def _create(
-    connection: Connection, spec: StudySpec, program: Program, here: Mapping[str, str | None], threads: int
+    connection: Connection, spec: StudySpec, program: Program, here: Mapping[str, str | None]
 ) -> studies.StudyRow:
     row = studies.create_study(
         connection,
@@ -203,7 +209,8 @@ def _create(
         fingerprint={"sources": program.fingerprint},
         environment=here,
     )
-    threads = studies.settle_threads(connection, row.uuid, spec.threads_per_worker or threads)
+    share = max((os.cpu_count() or 1) // spec.n_workers, 1)
+    threads = studies.settle_threads(connection, row.uuid, spec.threads_per_worker or share)
     studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
     studies.ensure_numbers(connection, row.uuid, spec.n_trials)
     return replace(row, threads_per_worker=threads)
@@ -254,8 +261,7 @@ def _refusal(spec: StudySpec, refused: list[Change]) -> str:
     return (
         f"study {spec.name!r} has results that these changes would make mean something else:\n"
         f"{render_diff(refused)}\n"
-        "Nothing was started or changed. Undo them, give the study a new name, or accept them: "
-        "tunesafe run … --accept-changes (finished trials stay as they are; the change is recorded)."
+        "Nothing was started or changed. Once accepted, the change is recorded; finished trials stay as they are."
     )
 
 

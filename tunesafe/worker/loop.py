@@ -6,33 +6,28 @@ whether the trial is new, resumed, or only waits for Optuna to be told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial
-
-from tunesafe.contracts import Assignment, Claim, Ending, Notice, Outcome, TrialPhase, Verdict
+from tunesafe.contracts import Assignment, Claim, Ending, Notice, Outcome, TrialPhase
 from tunesafe.errors import Preempted, SpecError
 from tunesafe.failpoints import failpoint
-from tunesafe.schedulers.early_stopping import should_stop
-from tunesafe.schedulers.pruning import judge as ask_pruner
 from tunesafe.seeds import trial_seed
-from tunesafe.spec import StudySpec
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lease import LeaseKeeper
-from tunesafe.study.ledger import Decision, Judge, Ledger
+from tunesafe.study.ledger import Ledger
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.retaining import Retainer
 from tunesafe.trackers import Trackers
 from tunesafe.trial.preemption import SignalWatch
+from tunesafe.worker.judging import judge_of
 from tunesafe.worker.output import Capture
 from tunesafe.worker.services import LedgerServices, Watcher
 
-__all__ = ["Left", "Worker", "judge_of"]
+__all__ = ["Left", "Worker"]
 
 _POLL_SECONDS = 1.0
 """How often a worker without work looks whether somebody else's lease has expired [s]."""
@@ -45,23 +40,6 @@ class Left(StrEnum):
     """Nothing is left that it could claim, now or later."""
     TIMED_OUT = "timed out"
     """The study's ``timeout`` is used up."""
-
-
-def judge_of(spec: StudySpec) -> Judge:
-    """How reports of a study are judged: the pruner first, then early stopping."""
-
-    def judge(study: optuna.Study, trial: FrozenTrial, values: Sequence[float]) -> Decision:
-        pruning = ask_pruner(study, trial)
-        if pruning.prune:
-            return Decision(Verdict.PRUNE, pruning.writes)
-        early = spec.early_stopping
-        if early is not None and should_stop(
-            values, direction=spec.objective.direction, patience=early.patience, min_delta=early.min_delta
-        ):
-            return Decision(Verdict.STOP, pruning.writes)
-        return Decision(Verdict.CONTINUE, pruning.writes)
-
-    return judge
 
 
 class Worker:
@@ -117,10 +95,10 @@ class Worker:
             self._opened.row.uuid,
             lease_seconds=spec.lease,
             timeout_seconds=spec.timeout,
+            live_seconds=self._opened.row.live_seconds,
             passenger=self._capture,
         )
         with keeper:
-            self._claimant.take_up_held()
             self._checkpoints.sweep_orphans()
             while not keeper.timed_out:
                 if self._signals.reason is not None:
@@ -139,7 +117,7 @@ class Worker:
         self._number = claim.number
         with keeper.holding(claim):
             try:
-                outcome = self._train(claim, keeper)
+                outcome = self._ledger.ended_elsewhere(claim) or self._train(claim, keeper)
             except (Preempted, SpecError) as ending:
                 keeper.beat()
                 self._claimant.release(claim)

@@ -1,0 +1,8 @@
+"""Who does a study's work: one worker here, or n supervised processes."""
+
+from __future__ import annotations
+
+from tunesafe.executors.here import run_study
+from tunesafe.executors.results import RunResult
+
+__all__ = ["RunResult", "run_study"]

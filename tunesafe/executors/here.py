@@ -1,0 +1,61 @@
+"""Running a study here: one worker, in this process.
+
+For training functions that no other process can import, such as a notebook's. Everything
+else runs under ``executors.supervisor``, where a worker that dies is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunesafe.contracts import Notice
+from tunesafe.errors import LeaseLostError, Preempted
+from tunesafe.executors.results import RunResult, opening_details, result_of
+from tunesafe.spec import StudySpec
+from tunesafe.study.claiming import Claimant
+from tunesafe.study.opening import Program, open_study
+from tunesafe.trial.preemption import SignalWatch
+from tunesafe.worker.judging import judges
+from tunesafe.worker.loop import Left, Worker
+
+__all__ = ["run_study"]
+
+
+def run_study(
+    spec: StudySpec,
+    trainable: Callable[[], Callable[..., Any]],
+    program: Program,
+    *,
+    folder: Path,
+    watch: Callable[[Notice], None],
+    accept_changes: bool = False,
+) -> RunResult:
+    """Start a study, continue it, or find that there is nothing to do.
+
+    Args:
+        spec: The study file.
+        trainable: Gives the user's function or class; called once, when there is something to train.
+        program: The study file's text and the trainable's sources.
+        folder: Where files beside the database are kept.
+        watch: Told what happens, in this thread and the one that prints.
+        accept_changes: Go on after a breaking change.
+
+    Raises:
+        SpecError: Something the user has to change; nothing was started.
+        StorageError: The database cannot be used.
+    """
+    sampler, pruner = judges(spec)
+    with open_study(spec, program, sampler, pruner, accept_changes=accept_changes) as opened:
+        claimant = Claimant(opened)
+        claimant.take_up_held()
+        before = claimant.tally()
+        watch(Notice("opened", None, opening_details(opened, before)))
+        left: Left | BaseException
+        with SignalWatch() as signals:
+            try:
+                left = Worker(opened, trainable, signals, watch, folder).run()
+            except (Preempted, LeaseLostError) as error:
+                left = error
+        return result_of(spec, before, claimant.tally(), left)
