@@ -96,7 +96,6 @@ class Worker:
             lease_seconds=spec.lease,
             timeout_seconds=spec.timeout,
             live_seconds=self._opened.row.live_seconds,
-            live_seconds=self._opened.row.live_seconds,
             passenger=self._capture,
         )
         with keeper:
