@@ -1,0 +1,288 @@
+"""Studies that are killed, run again, and compared with the same study left alone.
+
+A test asks a :class:`Laboratory` for a study; the laboratory has a zygote to run it in. Deaths
+are asked for by failpoint and passing, or by time. A death that did not happen is an error
+(:class:`NotReachedError`): a failpoint nobody passes proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.crash.outcome import differences, flaws
+from tests.crash.variations import Variation
+
+__all__ = ["Ended", "Kill", "Laboratory", "NotReachedError", "Study", "Survival", "laboratory"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SIGKILLED = -9
+
+
+class NotReachedError(AssertionError):
+    """A run ended before it came to the place where it was to die."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a run dies.
+
+    Args:
+        failpoint: Its name.
+        passing: At which passing in that run, 1-based.
+    """
+
+    failpoint: str
+    passing: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.failpoint}:{self.passing}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one run ended.
+
+    Args:
+        code: Exit code; negative for a signal.
+        killed: Whether the laboratory killed it, after ``kill_after``.
+        seconds: How long it took [s].
+        output: What it said.
+    """
+
+    code: int
+    killed: bool
+    seconds: float
+    output: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch that was trained, as user code counted it."""
+
+    number: int
+    attempt: int
+    start: int
+    size: int
+
+
+class Study:
+    """One study in one folder.
+
+    Args:
+        laboratory: Where it runs.
+        variation: What it is.
+        folder: Where it lives; made here unless it exists.
+    """
+
+    def __init__(self, laboratory: Laboratory, variation: Variation, folder: Path) -> None:
+        self._laboratory, self.variation, self.folder = laboratory, variation, folder
+        if not folder.exists():
+            variation.write(folder)
+
+    def run(self, **job: Any) -> Ended:
+        """``tunesafe run study.yaml`` once; see ``zygote`` for what a job may say."""
+        log = self.folder / "output.log"
+        before = log.stat().st_size if log.exists() else 0
+        ended = self._laboratory.perform(do="run", folder=str(self.folder), **job)
+        output = log.read_bytes()[before:].decode() if log.exists() else ""
+        assert not ended["hung"], f"a run did not end:\n{output}"
+        return Ended(ended["code"], ended["killed"], ended["seconds"], output)
+
+    def run_and_die(self, kill: Kill) -> Ended:
+        """One run that is killed at a failpoint.
+
+        Raises:
+            NotReachedError: If it came to its end instead.
+        """
+        ended = self.run(failpoint=kill.failpoint, passing=kill.passing)
+        if ended.code != SIGKILLED:
+            raise NotReachedError(f"{kill} was not reached; exit code {ended.code}:\n{ended.output[-2000:]}")
+        return ended
+
+    def finish(self) -> Ended:
+        """One run that nothing disturbs; it must end the study."""
+        ended = self.run()
+        assert ended.code == 0, f"exit code {ended.code}:\n{ended.output[-4000:]}"
+        return ended
+
+    def outcome(self) -> dict[str, Any]:
+        """All that the study has come to."""
+        ended = self._laboratory.perform(do="read", folder=str(self.folder))
+        assert ended["code"] == 0, (self.folder / "output.log").read_text()[-4000:]
+        outcome: dict[str, Any] = json.loads((self.folder / "outcome.json").read_text())
+        return outcome
+
+    def batches(self) -> list[Batch]:
+        """Every batch trained so far, over all attempts, in order."""
+        log = self.folder / "batches.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [Batch(*map(int, line.split())) for line in lines]
+
+    def trained_again(self) -> list[int]:
+        """Per attempt that trained at all: examples of earlier attempts it trained again [examples]."""
+        reached: dict[int, int] = {}
+        attempts: dict[tuple[int, int], int] = {}
+        for batch in self.batches():
+            attempts.setdefault((batch.number, batch.attempt), reached.get(batch.number, 0) - batch.start)
+            reached[batch.number] = max(reached.get(batch.number, 0), batch.start + batch.size)
+        return [max(lost, 0) for lost in attempts.values()]
+
+    def misplaced_batches(self) -> list[Batch]:
+        """Batches of later attempts that the first attempt at their place had with another size."""
+        sizes: dict[tuple[int, int], int] = {}
+        return [b for b in self.batches() if sizes.setdefault((b.number, b.start), b.size) != b.size]
+
+
+@dataclass
+class Survival:
+    """What became of a study that was killed.
+
+    Args:
+        variation: Which study.
+        deaths: Where it died.
+        lost: Examples trained again, per attempt [examples].
+        problems: What is unlike the uninterrupted study; empty is the promise.
+    """
+
+    variation: Variation
+    deaths: list[str]
+    lost: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """For the table."""
+        return {
+            "study": self.variation.name,
+            "deaths": self.deaths,
+            "lost": sum(self.lost),
+            "most": max(self.lost, default=0),
+            "interval": self.variation.interval,
+            "result": "; ".join(self.problems) or "identical",
+        }
+
+
+class Laboratory:
+    """Runs studies in a zygote of its own, and knows how they end undisturbed.
+
+    Args:
+        folder: Where studies live.
+    """
+
+    def __init__(self, folder: Path, zygote: subprocess.Popen[str]) -> None:
+        self.folder, self._zygote = folder, zygote
+        self._count = 0
+        self._references: dict[str, Reference] = {}
+
+    def perform(self, **job: Any) -> dict[str, Any]:
+        """Hand one job to the zygote."""
+        assert self._zygote.stdin is not None
+        assert self._zygote.stdout is not None
+        self._zygote.stdin.write(json.dumps(job) + "\n")
+        self._zygote.stdin.flush()
+        line = self._zygote.stdout.readline()
+        assert line, "the zygote is gone"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def study(self, variation: Variation) -> Study:
+        """A new study."""
+        self._count += 1
+        return Study(self, variation, self.folder / f"{self._count:04d}")
+
+    def reference(self, variation: Variation) -> Reference:
+        """The same study, never interrupted; run once."""
+        if variation.name not in self._references:
+            study = self.study(variation)
+            ended = study.run(census=True)
+            assert ended.code == 0, f"{variation.name}: exit code {ended.code}:\n{ended.output[-4000:]}"
+            outcome = study.outcome()
+            assert not flaws(outcome, variation.num_trials), flaws(outcome, variation.num_trials)
+            passings = json.loads((study.folder / "census.json").read_text())
+            self._references[variation.name] = Reference(outcome, passings, ended.seconds, study.batches())
+        return self._references[variation.name]
+
+    def kill_at(self, variation: Variation, kills: Iterable[Kill]) -> Survival:
+        """Start a study, kill it at each of these places in turn, let it finish, and compare."""
+        self.reference(variation)
+        study, deaths = self.study(variation), []
+        for kill in kills:
+            study.run_and_die(kill)
+            deaths.append(str(kill))
+        return self.conclude(study, deaths)
+
+    def conclude(self, study: Study, deaths: list[str]) -> Survival:
+        """Let a study finish, and compare it with the one that was never interrupted."""
+        study.finish()
+        return self.compare(study, deaths)
+
+    def compare(self, study: Study, deaths: list[str]) -> Survival:
+        """Compare a finished study with the one that was never interrupted."""
+        variation, outcome = study.variation, study.outcome()
+        lost = study.trained_again()
+        problems = flaws(outcome, variation.num_trials)
+        problems += differences(self.reference(variation).outcome, outcome)
+        problems += [f"trained again with another batch: {batch}" for batch in study.misplaced_batches()[:3]]
+        # Promise 3. While checkpoints are written in line, nothing is ever in flight beside one interval.
+        problems += [
+            f"{x} examples trained again, more than {variation.interval}" for x in lost if x > variation.interval
+        ]
+        return Survival(variation, deaths, lost, problems)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An uninterrupted study.
+
+    Args:
+        outcome: What it came to.
+        passings: How often it passed each failpoint.
+        seconds: How long it took [s].
+        batches: What it trained.
+    """
+
+    outcome: dict[str, Any]
+    passings: dict[str, int]
+    seconds: float
+    batches: list[Batch]
+
+    def passing(self, failpoint: str, which: str) -> Kill:
+        """The first, middle or last passing of a failpoint in an uninterrupted run."""
+        count = self.passings.get(failpoint, 0)
+        return Kill(failpoint, {"first": 1, "middle": count // 2 + 1, "last": count}[which])
+
+
+@contextmanager
+def laboratory(folder: Path) -> Iterator[Laboratory]:
+    """A laboratory, and the zygote it ends with."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.crash.zygote"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as zygote:
+        assert zygote.stdin is not None
+        assert zygote.stdout is not None
+        assert zygote.stdout.readline(), "the zygote did not start"
+        try:
+            yield Laboratory(folder, zygote)
+        finally:
+            zygote.stdin.close()
+
+
+def assert_survived(survivals: Sequence[Survival]) -> None:
+    """Fail with every difference of every study that is not what it would have been."""
+    broken = [s for s in survivals if s.problems]
+    text = "\n".join(
+        f"{s.variation.name}, killed at {', '.join(s.deaths)}:\n  " + "\n  ".join(s.problems) for s in broken
+    )
+    assert not broken, f"\n{text}"

@@ -1,0 +1,164 @@
+"""A process that has imported everything once and forks for every run.
+
+``tunesafe run`` spends three seconds importing torch and Optuna before it does anything worth
+killing. Here that is paid once: this process imports, opens nothing, starts no thread, and forks
+a child for each run. The child is a process of its own in every respect that matters to a crash;
+what it runs is the command itself, ``tunesafe.cli.main``.
+
+Talks JSON, one line in, one line out; ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+HUNG_SECONDS = 100
+"""No run of these studies takes a tenth of this; one that does is stuck, and says so."""
+
+_PRELOADED = (
+    "tunesafe.cli.app",
+    "tunesafe.api.running",
+    "tunesafe.executors",
+    "tunesafe.worker.training",
+    "tunesafe.trial.trainable",
+    "tests.crash.outcome",
+    # What Optuna and torch import when they are first used.
+    "alembic.command",
+    "optuna.samplers._gp.sampler",
+    "optuna._gp.gp",
+    "optuna._gp.acqf",
+    "optuna._gp.optim_mixed",
+    "optuna._gp.search_space",
+    "scipy.optimize",
+    "scipy.stats.qmc",
+    "cmaes",
+    "torch._dynamo",
+    "torch.utils.data",
+    "torch.optim.swa_utils",
+    "sqlalchemy.dialects.sqlite",
+)
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    for module in _PRELOADED:
+        importlib.import_module(module)
+    import torch
+
+    torch.set_num_threads(1)
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_perform(json.loads(line))), flush=True)
+
+
+def _perform(job: dict[str, Any]) -> dict[str, Any]:
+    """Fork, wait (or kill), and say how the child ended."""
+    begun = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _child(job)
+    killed = hung = False
+    with os.fdopen(os.pidfd_open(pid)) as watched:
+        limit = job.get("kill_after")
+        if not select.select([watched], [], [], HUNG_SECONDS if limit is None else limit)[0]:
+            killed, hung = limit is not None, limit is None
+            os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return {
+        "code": code,
+        "killed": killed and code == -signal.SIGKILL,
+        "hung": hung,
+        "seconds": time.monotonic() - begun,
+    }
+
+
+def _child(job: dict[str, Any]) -> NoReturn:
+    code = 70
+    try:
+        os.chdir(job["folder"])
+        output = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        code = {"run": _run, "read": _read}[job["do"]](job)
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 1
+    except BaseException:  # noqa: BLE001 - whatever it is, the test wants to read it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(job: dict[str, Any]) -> int:
+    """``tunesafe run study.yaml``, watched at its failpoints.
+
+    A job may say: ``failpoint``, ``passing`` and ``action`` (``kill``, ``raise``, or a signal's name); ``census``
+    (count passings into census.json); ``max_pages`` (a full disk, as SQLite sees it); ``options`` of the command.
+    """
+    from tunesafe import failpoints
+    from tunesafe.cli import main as tunesafe
+
+    if "max_pages" in job:
+        _limit_pages(job["max_pages"])
+    action, name = job.get("action", "kill"), job.get("failpoint")
+    if action in ("kill", "raise"):
+        failpoints.arm(name, job.get("passing", 1), action)
+    else:
+        left = job.get("passing", 1)
+
+        def passed(at: str) -> None:
+            nonlocal left
+            left -= at == name
+            if at == name and left == 0:
+                signal.raise_signal(signal.Signals[action])
+
+        _watch_failpoints(passed)
+    if job.get("census"):
+        counts: Counter[str] = Counter()
+        _watch_failpoints(lambda at: counts.update([at]))
+        try:
+            tunesafe(["run", "study.yaml", *job.get("options", ())])
+        finally:
+            Path("census.json").write_text(json.dumps(counts))
+    tunesafe(["run", "study.yaml", *job.get("options", ())])
+
+
+def _limit_pages(count: int) -> None:
+    """Let no database of this process grow beyond so many pages: writes that would end in SQLITE_FULL."""
+    import sqlalchemy
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+    def on_connect(connection: Any, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {count}")
+
+
+def _watch_failpoints(passed: Callable[[str], None]) -> None:
+    """Call ``passed`` at every failpoint instead; everything that passes one is imported already."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tunesafe.") and name != "tunesafe.failpoints" and hasattr(module, "failpoint"):
+            module.failpoint = passed
+
+
+def _read(job: dict[str, Any]) -> int:
+    from tests.crash.outcome import read_outcome
+
+    Path("outcome.json").write_text(json.dumps(read_outcome(Path.cwd()), sort_keys=True))
+    return 0
+
+
+if __name__ == "__main__":
+    main()
