@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,9 @@ class Ledger:
         """
         value = report.metrics[self._spec.objective.metric]
         trial_id = self._trial_id(claim)
-        finite = math.isfinite(value)
-        decision = self._decide(trial_id, report, value, history) if finite else Decision(Verdict.DIVERGED)
+        trial = self._storage.get_trial(trial_id)
+        applies = math.isfinite(value) and not trial.state.is_finished()
+        decision = self._decide(trial, report, value, history)
         record = Record(report, decision.verdict, self._improves(value, history), decision.writes, claim.attempt)
         failpoint("report.judged")
 
@@ -164,14 +165,10 @@ class Ledger:
             records.insert_record(connection, self._uuid, claim.number, claim.fence, record)
             failpoint("report.in_transaction")
 
-        try:
-            if finite:
-                with self._storage.carrying(insert):
-                    self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
-        except UpdateFinishedTrialError:  # somebody ended the trial through the dashboard: here, too, it ends
-            record = replace(record, verdict=Verdict.PRUNE, writes=())
-            finite = False
-        if not finite:
+        if applies:
+            with self._storage.carrying(insert):
+                self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
+        else:
             with writing(self._engine) as connection:
                 insert(connection)
         failpoint("report.recorded")
@@ -181,8 +178,12 @@ class Ledger:
         failpoint("report.applied")
         return record
 
-    def _decide(self, trial_id: int, report: Report, value: float, history: Sequence[Record]) -> Decision:
-        trial = deepcopy(self._storage.get_trial(trial_id))
+    def _decide(self, trial: FrozenTrial, report: Report, value: float, history: Sequence[Record]) -> Decision:
+        if not math.isfinite(value):
+            return Decision(Verdict.DIVERGED)
+        if trial.state.is_finished():  # somebody ended it through the dashboard: here, too, it ends
+            return Decision(Verdict.PRUNE)
+        trial = deepcopy(trial)
         trial.intermediate_values[report.virtual_epoch] = value
         return self._judge(self._optuna, trial, [*self._values(history), value])
 

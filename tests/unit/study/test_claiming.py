@@ -1,0 +1,283 @@
+"""Who works on which trial."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened, spec_of
+from tunesafe.contracts import TrialPhase
+from tunesafe.errors import LeaseLostError, SpecError
+from tunesafe.store import studies
+from tunesafe.store.engine import writing
+from tunesafe.study.claiming import Claimant
+from tunesafe.study.lifecycle import Tally
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def desk(sqlite_url: str) -> Iterator[Desk]:
+    """A study of three trials."""
+    with opened(sqlite_url) as study:
+        yield Desk(study)
+
+
+def test_numbers_are_taken_in_order_until_none_is_left(desk: Desk) -> None:
+    """Ours and Optuna's tables give the same numbers, and a fourth claim creates nothing."""
+    assert [desk.claim().number for _ in range(3)] == [0, 1, 2]
+    assert desk.claimant.claim() is None
+    assert [trial.number for trial in desk.plain().trials] == [0, 1, 2]
+
+
+def test_outcomes_nobody_told_come_first_then_trials_of_the_dead_then_a_free_number(desk: Desk) -> None:
+    """One order for everyone."""
+    theirs = Desk(desk.study, ELSEWHERE)
+    abandoned, finished = theirs.claim(), theirs.claim()
+    theirs.ledger.finish(finished, PRUNED)
+    desk.expire(abandoned.number)
+    desk.expire(finished.number)
+    taken = [desk.claim() for _ in range(3)]
+    assert [claim.number for claim in taken] == [finished.number, abandoned.number, 2]
+    assert [claim.phase for claim in taken] == [TrialPhase.CLOSING, TrialPhase.CLAIMED, TrialPhase.CLAIMED]
+    assert [claim.attempt for claim in taken] == [1, 2, 1]
+    assert [event.kind for event in desk.events("closing", "reclaimed")] == ["closing", "reclaimed"]
+
+
+def test_a_live_trial_is_left_alone_until_its_lease_is_over(desk: Desk) -> None:
+    """Elsewhere may be alive: only time tells, and then the fence takes its right away."""
+    theirs = Desk(desk.study, ELSEWHERE)
+    lost = theirs.claim()
+    assert [desk.claim().number, desk.claim().number] == [1, 2]
+    assert desk.claimant.claim() is None
+    desk.expire(0)
+    claim = desk.claim()
+    assert (claim.number, claim.attempt) == (0, 2)
+    assert claim.fence > lost.fence
+    with pytest.raises(LeaseLostError):
+        theirs.ledger.finish(lost, PRUNED)
+    assert desk.row(0).outcome is None
+
+
+def test_a_trial_given_back_is_taken_up_at_once_by_anybody(desk: Desk) -> None:
+    """Its lease ends with its release; who had it stays known."""
+    theirs = Desk(desk.study, ELSEWHERE)
+    theirs.claimant.release(theirs.claim())
+    claim = desk.claim()
+    assert (claim.number, claim.attempt) == (0, 2)
+    [event] = desk.events("resumed")
+    assert event.details["from_host"] == "elsewhere"
+
+
+def test_a_release_under_a_stale_fence_takes_nothing_from_the_new_owner(desk: Desk) -> None:
+    """A worker that was slow to leave does not end its successor's lease."""
+    old = Desk(desk.study, DEAD)
+    stale = old.claim()
+    fresh = desk.claim()
+    old.claimant.release(stale)
+    assert desk.row(0).fence == fresh.fence
+    assert desk.row(0).lease_expires_at > 0
+
+
+def test_waiting_is_for_trials_that_others_hold(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing open there is nothing to wait for."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    theirs = Desk(desk.study, ELSEWHERE)
+    held = [theirs.claim() for _ in range(3)]
+    assert desk.claimant.wait_for_others(0.25)
+    for claim in held:
+        theirs.ledger.draw(claim)
+        theirs.ledger.finish(claim, complete(1.0))
+        theirs.ledger.close(claim)
+    assert not desk.claimant.wait_for_others(0.25)
+    assert waited == [0.25]
+    assert desk.claimant.tally() == Tally(complete=3)
+
+
+@pytest.mark.parametrize("point", ["claim.before", "claim.in_transaction", "claim.after"])
+def test_a_death_while_claiming_costs_no_number(point: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours and Optuna's rows appear together or not at all."""
+    with opened(sqlite_url) as study, dying_at(monkeypatch, point):
+        Desk(study, DEAD).claim()
+    with opened(sqlite_url) as study:
+        desk = Desk(study)
+        assert [desk.claim().number for _ in range(3)] == [0, 1, 2]
+        assert desk.claimant.claim() is None
+        assert [trial.number for trial in desk.plain().trials] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["ask", "enqueue_trial"])
+def test_trials_of_other_programs_stop_the_study_with_an_error(how: str, desk: Desk) -> None:
+    """Optuna would number our next trial 2, which is not what is free: the error says whose fault it is."""
+    desk.claim()
+    foreign = desk.plain()
+    foreign.ask() if how == "ask" else foreign.enqueue_trial({"lr": 0.05})
+    desk.claim()  # Optuna's number 2 is free in our table, too
+    before = len(desk.plain().trials)
+    with pytest.raises(SpecError, match=r"number its next trial 3.*other than tunesafe"):
+        desk.claimant.claim()
+    assert len(desk.plain().trials) == before
+    assert desk.phases() == ["claimed", "free", "claimed"]
+
+
+def test_a_worker_that_runs_an_old_version_of_the_study_claims_nothing(desk: Desk) -> None:
+    """Another command has changed the study file since."""
+    with opened(desk.study.spec.storage, n_trials=5) as changed:
+        assert changed.row.revision == 2
+    with pytest.raises(SpecError, match="changed by another command"):
+        desk.claimant.claim()
+
+
+def test_a_study_that_is_gone_is_no_study_to_work_on(desk: Desk) -> None:
+    """Somebody removed its row: nothing is created in its place."""
+    from tunesafe.errors import StorageError
+    from tunesafe.store.tables import studies as table
+
+    with writing(desk.engine) as connection:
+        connection.execute(table.delete())
+    with pytest.raises(StorageError, match="no longer in its database"):
+        desk.claimant.claim()
+
+
+# --- streaks of exceptions ---------------------------------------------------------------------
+
+
+def test_max_failures_in_a_row_stop_the_study_and_are_not_told(sqlite_url: str) -> None:
+    """The trials of the streak keep their numbers, and Optuna never hears of the exceptions."""
+    with opened(sqlite_url, n_trials=5, max_failures=2) as study:
+        desk = Desk(study)
+        desk.run(complete(1.0))
+        desk.run(RAISED)
+        assert desk.row(1).phase is TrialPhase.HELD
+        desk.run(RAISED)
+        assert desk.claimant.claim() is None
+        assert desk.phases() == ["told", "held", "held", "free", "free"]
+        assert [trial.state.name for trial in desk.plain().trials] == ["COMPLETE", "RUNNING", "RUNNING"]
+
+
+def test_what_a_streak_held_runs_again_under_its_numbers(sqlite_url: str) -> None:
+    """After the fix: same parameters, next attempt, no trace of the exception."""
+    with opened(sqlite_url, max_failures=2) as study:
+        desk = Desk(study)
+        drawn = [desk.ledger.draw(desk.run(RAISED)) for _ in range(2)]
+        Claimant(study).take_up_held()
+        assert desk.phases() == ["claimed", "claimed", "free"]
+        again = [desk.claim(), desk.claim()]
+        assert [(claim.number, claim.attempt) for claim in again] == [(0, 2), (1, 2)]
+        assert [desk.ledger.draw(claim) for claim in again] == drawn
+        assert desk.row(0).outcome is None
+
+
+def test_a_trial_that_does_not_raise_breaks_the_streak(sqlite_url: str) -> None:
+    """The ones held before it are plain failures now, and are told."""
+    with opened(sqlite_url, max_failures=2) as study:
+        desk = Desk(study)
+        desk.run(RAISED)
+        desk.run(PRUNED)
+        assert desk.phases() == ["closing", "told", "free"]
+        desk.run(RAISED)
+        assert desk.phases() == ["told", "told", "held"]
+        assert [trial.state.name for trial in desk.plain().trials] == ["FAIL", "PRUNED", "RUNNING"]
+        last = desk.claim()  # nothing is left that could lengthen the last streak
+        assert (last.number, last.phase) == (2, TrialPhase.CLOSING)
+        desk.ledger.close(last)
+        assert desk.claimant.tally() == Tally(pruned=1, failed=2)
+
+
+def test_a_study_of_nothing_but_exceptions_waits_for_a_fix(sqlite_url: str) -> None:
+    """However few they are: none is told, all run again."""
+    with opened(sqlite_url, max_failures=5) as study:
+        desk = Desk(study)
+        for _ in range(3):
+            desk.run(RAISED)
+        assert desk.claimant.claim() is None
+        assert desk.phases() == ["held"] * 3
+        desk.claimant.take_up_held()
+        assert desk.phases() == ["claimed"] * 3
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    endings=st.lists(st.sampled_from(["complete", "pruned", "raised", "released", "died"]), min_size=1, max_size=9),
+)
+def test_any_history_of_endings_gives_exactly_n_trials(
+    endings: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever becomes of attempts, no number is skipped, doubled or begun out of order."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('history') / 'study.db'}"
+    with opened(url, n_trials=4, max_failures=99) as study:
+        for ending in [*endings, *["complete"] * 20]:
+            desk = Desk(study, DEAD if ending == "died" else None)
+            claim = desk.claimant.claim()
+            if claim is None:
+                break
+            if claim.phase is TrialPhase.CLOSING:
+                desk.ledger.close(claim)
+                continue
+            desk.ledger.draw(claim)
+            if ending == "released":
+                desk.claimant.release(claim)
+            elif ending != "died":
+                outcome = {"complete": complete(1.0), "pruned": PRUNED, "raised": RAISED}[ending]
+                if desk.ledger.finish(claim, outcome) is TrialPhase.CLOSING:
+                    desk.ledger.close(claim)
+        tally = desk.claimant.tally()
+        assert tally.ended + tally.held == 4
+        assert [trial.number for trial in desk.plain().trials] == [0, 1, 2, 3]
+
+
+_CLAIM_ALL = """
+import json, sys
+import optuna
+from tests.unit.study.studies import Desk, complete, opened
+url, n_trials = sys.argv[1], int(sys.argv[2])
+with opened(url, n_trials=n_trials) as study:
+    desk, mine = Desk(study), []
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while (claim := desk.claimant.claim()) is not None:
+        mine.append(claim.number)
+        desk.ledger.draw(claim)
+        desk.ledger.finish(claim, complete(float(claim.number)))
+        desk.ledger.close(claim)
+print(json.dumps(mine))
+"""
+
+
+def test_several_processes_open_and_share_exactly_n_trials(sqlite_url: str) -> None:
+    """Three processes open the study at once, and every number is claimed by one of them, once."""
+    n_trials = 14
+    command = [sys.executable, "-c", _CLAIM_ALL, sqlite_url, str(n_trials)]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    outputs = [worker.communicate("go\n")[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert sorted(number for output in outputs for number in json.loads(output)) == list(range(n_trials))
+    study = optuna.load_study(study_name="s", storage=sqlite_url)
+    assert [(trial.number, trial.value) for trial in study.trials] == [(n, float(n)) for n in range(n_trials)]
+    with opened(sqlite_url, n_trials=n_trials) as again:
+        assert Claimant(again).tally() == Tally(complete=n_trials)
+
+
+def test_a_study_knows_its_numbers_only(sqlite_url: str) -> None:
+    """Two studies of one database do not take each other's trials."""
+    with opened(sqlite_url) as one, opened(sqlite_url, name="other", n_trials=1) as other:
+        assert Desk(one).claim().number == 0
+        assert Desk(other).claim().number == 0
+        assert Claimant(other).claim() is None
+        with writing(one.engine) as connection:
+            assert studies.study_names(connection) == ["other", "s"]
+    assert spec_of(sqlite_url).n_trials == 3
