@@ -2,7 +2,8 @@
 
     TunesafeError                    1
     ├── SpecError                    2   the study file, the command line, or what they name
-    │   └── ChangeRefusedError       2   a breaking change to a study that already has results
+    │   ├── ChangeRefusedError       2   a breaking change to a study that already has results
+    │   └── StudyChangedError        2   another command changed the study under a worker
     ├── StorageError                 3   the database cannot be used
     ├── DamagedError                 4   asked-for state is damaged and nothing can stand in for it
     ├── LeaseLostError               5   another worker holds the trial now
@@ -33,6 +34,7 @@ __all__ = [
     "SpecError",
     "StateError",
     "StorageError",
+    "StudyChangedError",
     "TrialError",
     "TunesafeError",
 ]
@@ -94,6 +96,10 @@ class SpecError(TunesafeError):
 
 class ChangeRefusedError(SpecError):
     """A change that would make finished trials mean something else; carries the diff in its message."""
+
+
+class StudyChangedError(SpecError):
+    """Another command changed the study while this worker ran; a new worker goes on with what is there now."""
 
 
 class MissingExtraError(TunesafeError):

@@ -15,7 +15,8 @@ MAX_FUNCTION_LINES = 60  # without its docstring
 
 EVERY_MODULE = pytest.mark.parametrize("module", modules().values(), ids=str)
 _EXCEPTION = re.compile(
-    r"#\s*(?:noqa|type:\s*ignore|pragma:\s*no cover)(?P<codes>:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|\[[a-z\-, ]+\])?(?P<rest>.*)"
+    r"#\s*(?:noqa|type:\s*ignore|pragma:\s*no cover)"
+    r"(?P<codes>:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|\[[a-z\-, ]+\])?(?P<rest>.*)"
 )
 
 

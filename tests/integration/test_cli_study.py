@@ -151,7 +151,6 @@ def test_reading_commands_import_neither_torch_nor_optuna(words: str, project: P
     assert run.stdout.splitlines()[-1:] == ["[]"], run.stderr
 
 
-@pytest.mark.xfail(reason="read-only connections of store.engine leave -wal and -shm behind", strict=True)
 def test_reading_leaves_no_file_behind(
     finished: tuple[Path, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,6 @@ import inspect
 import logging
 import textwrap
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from tunesafe.api.views import RunResult, StudyPlan
 from tunesafe.clock import Plan
 from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
-from tunesafe.executors import run_study
+from tunesafe.executors import run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
 from tunesafe.study.opening import Program
-from tunesafe.trial.resolve import resolve
 from tunesafe.trial.sources import fingerprint, sources
 from tunesafe.worker.judging import judges
 
@@ -48,15 +46,12 @@ def run(
         accept_changes: Go on after a breaking change.
     """
     program = _program(spec, folder, text, function)
-
-    @cache
-    def trainable() -> _Function:
-        return _trainable(spec, folder, function)
-
-    if not _exists(spec):
-        trainable()  # code that cannot be imported leaves no database behind
     watch = _harmless(notify)
-    result = run_study(spec, trainable, program, folder=folder, watch=watch, accept_changes=accept_changes)
+    if function is None:
+        new = not _exists(spec)
+        result = supervise(spec, program, folder=folder, watch=watch, new=new, accept_changes=accept_changes)
+    else:
+        result = run_study(spec, lambda: function, program, folder=folder, watch=watch, accept_changes=accept_changes)
     return RunResult(result.exit_code, result.message)
 
 
@@ -137,6 +132,9 @@ def _trainable(spec: StudySpec, folder: Path, function: _Function | None) -> _Fu
     if function is not None:
         return function
     assert spec.trainable is not None, "a study file without one is refused, and Study() asks for one"
+    # Brings torch, which a supervisor does without.
+    from tunesafe.trial.resolve import resolve  # noqa: PLC0415
+
     with spec.placing("trainable"):
         return resolve(spec.trainable, folder)
 

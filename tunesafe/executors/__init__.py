@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from tunesafe.executors.here import run_study
 from tunesafe.executors.results import RunResult
+from tunesafe.executors.supervisor import supervise
 
-__all__ = ["RunResult", "run_study"]
+__all__ = ["RunResult", "run_study", "supervise"]

@@ -216,7 +216,10 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     try:
-        return _connect_and_try(f"file:{quote(str(path))}?mode=ro")
+        # Not mode=ro: the last reader could not clear away the files of the WAL, and they would stay.
+        connection = _connect_and_try(f"file:{quote(str(path))}?mode=rw")
+        connection.execute("PRAGMA query_only = ON")
+        return connection
     except sqlite3.OperationalError:
         # A reader of a WAL database needs a file of shared memory beside it, which a read-only folder
         # refuses. Where there is no WAL nobody is writing, and the file alone is the database.

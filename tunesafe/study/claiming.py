@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tunesafe.contracts import Claim, Event, Owner, TrialPhase, TrialRow
-from tunesafe.errors import SpecError
+from tunesafe.contracts import Claim, Ending, Event, Outcome, Owner, TrialPhase, TrialRow
+from tunesafe.errors import SpecError, StudyChangedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import claims, identity, studies, tallies
 from tunesafe.store.engine import database_now, reading, writing
@@ -46,7 +46,8 @@ class Claimant:
         """Take the next trial to tell or to train; ``None`` if there is none to take now.
 
         Raises:
-            SpecError: If the study was changed since this worker opened it.
+            StudyChangedError: If another command changed the study since this worker opened it.
+            SpecError: If somebody else put trials into it.
         """
         failpoint("claim.before")
         with writing(self._engine) as connection:
@@ -68,6 +69,43 @@ class Claimant:
         with writing(self._engine) as connection:
             claims.release(connection, self._uuid, claim.number, claim.fence)
             self._note(connection, "released", claim.number, {"attempt": claim.attempt})
+
+    def record_death(self, holds: tuple[int, int] | None, how: str) -> dict[str, Any]:
+        """Count the death of a process this supervisor has seen; the last one allowed fails its trial.
+
+        Args:
+            holds: Number and fence of the trial its user code was training, if any.
+            how: A signal's name or an exit code.
+
+        Returns:
+            The event's details.
+        """
+        with writing(self._engine) as connection:
+            details: dict[str, Any] = {"how": how}
+            if holds is None:
+                self._note(connection, "died", None, details)
+                return details
+            number, fence = holds
+            deaths = claims.count_death(connection, self._uuid, number, fence)
+            if deaths is not None:
+                details |= {"deaths": deaths, "retries": self._spec.retries}
+                if deaths >= max(self._spec.retries, 1):
+                    self._fail(connection, number, fence, deaths, how)
+            self._note(connection, "died", number, details)
+            return details
+
+    def _fail(self, connection: Connection, number: int, fence: int, deaths: int, how: str) -> None:
+        row = claims.trial_row(connection, self._uuid, number)
+        examples_seen = row.examples_seen if row is not None else 0
+        reason = f"its process died {deaths} times in a row without progress, last by {how}"
+        outcome = Outcome(Ending.FAILED, None, None, examples_seen, reason)
+        claims.record_outcome(connection, self._uuid, number, fence, outcome)
+        claims.release(connection, self._uuid, number, fence)
+
+    def note(self, kind: str, number: int | None, **details: Any) -> None:
+        """Keep an event for ``status`` and the report."""
+        with writing(self._engine) as connection:
+            self._note(connection, kind, number, details)
 
     def take_up_held(self) -> None:
         """Take up again the trials over whose exceptions the study had stopped."""
@@ -94,7 +132,7 @@ class Claimant:
 
     def _check_revision(self, connection: Connection) -> lifecycle.Tally:
         if studies.revision_of(connection, self._uuid) != self._opened.row.revision:
-            raise SpecError(
+            raise StudyChangedError(
                 f"study {self._spec.name!r} was changed by another command while this worker ran; "
                 "its finished trials are safe; run the same command again to go on with the new version"
             )
@@ -136,7 +174,7 @@ class Claimant:
             ) from None
         return taken[-1]
 
-    def _note(self, connection: Connection, kind: str, number: int, details: dict[str, Any]) -> None:
+    def _note(self, connection: Connection, kind: str, number: int | None, details: dict[str, Any]) -> None:
         append_event(connection, self._uuid, Event(kind, number, details))
 
 

@@ -58,6 +58,8 @@ class LeaseKeeper:
         self._engine, self._uuid = engine, uuid
         self._lease, self._timeout = lease_seconds, timeout_seconds
         self._passenger = passenger
+        self.num_checks = 0
+        """How often user code has come by: at every batch, report and checkpoint."""
         self._claim: Claim | None = None
         self._lost: LeaseLostError | None = None
         self._live, self._beaten = live_seconds, monotonic()
@@ -111,6 +113,7 @@ class LeaseKeeper:
         Raises:
             LeaseLostError: Another worker has the trial.
         """
+        self.num_checks += 1
         if self._lost is not None:
             raise self._lost
 

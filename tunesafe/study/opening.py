@@ -8,9 +8,10 @@ that somebody else made.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import unified_diff
+from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
@@ -20,23 +21,27 @@ from optuna.pruners import BasePruner
 from sqlalchemy import Connection, Engine
 
 from tunesafe.contracts import Event
-from tunesafe.errors import ChangeRefusedError
+from tunesafe.errors import ChangeRefusedError, SpecError
 from tunesafe.failpoints import failpoint
 from tunesafe.spec import Change, ChangeKind, Settled, StudySpec, classify, render_diff
 from tunesafe.store import studies, tallies
-from tunesafe.store.engine import open_engine, reading, writing
+from tunesafe.store.engine import open_engine, read_only_engine, reading, writing
 from tunesafe.store.events import append_event
 from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.migrations import upgrade
-from tunesafe.store.urls import display_url
+from tunesafe.store.urls import canonical_url, display_url, sqlite_path
 from tunesafe.study import environment, lifecycle
 from tunesafe.study.fenced import FencedStorage
 from tunesafe.study.sampling import SeededSampler
 
-__all__ = ["OpenStudy", "Program", "open_study"]
+__all__ = ["OpenStudy", "Program", "attach_study", "open_study"]
 
 _UUID_ATTRIBUTE = "tunesafe:study"
 """Optuna study attribute that ties its study to ours, whatever it is renamed to."""
+
+
+_LOCAL = ("n_workers", "storage")
+"""Keys that every host sets for itself: a host that joins must not stop the others' workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +117,11 @@ def open_study(
         ChangeRefusedError: If a breaking change is not accepted; nothing is written.
         StorageError: If the database cannot be used.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with first_open_lock(spec.storage):
         failpoint("open.locked")
+        _refuse_foreign(spec)
         engine = open_engine(spec.storage)
-        _refuse_foreign(engine, spec)
         upgrade(engine)
         failpoint("open.schema")
         storage = FencedStorage(spec.storage)
@@ -130,24 +136,74 @@ def open_study(
     return OpenStudy(engine, storage, study, study_id, row, spec, sampler, tuple(changes))
 
 
+def attach_study(
+    url: str,
+    name: str,
+    folder: Path,
+    fingerprint: str,
+    judges: Callable[[StudySpec], tuple[SeededSampler, BasePruner]],
+) -> OpenStudy:
+    """Open a study that another process has opened, as the database has it now; nothing is changed.
+
+    Args:
+        url: Of the database.
+        name: Of the study.
+        folder: The study file's folder.
+        fingerprint: Of the trainable's sources here.
+        judges: Builds sampler and pruner from the study file.
+
+    Raises:
+        SpecError: If the study is gone, or runs other code than is here.
+        StorageError: If the database cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    engine = open_engine(url)
+    with reading(engine) as connection:
+        row = studies.find_study(connection, name)
+    if row is None or row.fingerprint["sources"] != fingerprint:
+        raise SpecError(
+            f"study {name!r} in {display_url(url)} runs other code than is here: another command changed it. "
+            "Its finished trials are safe; update the code, then run the same command again."
+        )
+    spec = StudySpec.from_json(row.spec_json, storage=url, folder=folder)
+    sampler, pruner = judges(spec)
+    storage = FencedStorage(url)
+    study_id = storage.get_study_id_from_name(name)
+    study = optuna.Study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    return OpenStudy(engine, storage, study, study_id, row, spec, sampler)
+
+
 def _nothing(connection: Connection) -> None:
     """Carried where a write concerns no trial."""
 
 
-def _refuse_foreign(engine: Engine, spec: StudySpec) -> None:
-    with reading(engine) as connection:
-        tables = set(sa.inspect(connection).get_table_names())
-        if "studies" not in tables:
-            return
-        query = sa.text("SELECT COUNT(*) FROM studies WHERE study_name = :name")
-        in_optuna = connection.execute(query, {"name": spec.name}).scalar_one()
-        ours = "tunesafe_studies" in tables and studies.find_study(connection, spec.name) is not None
-    if in_optuna and not ours:
+def _refuse_foreign(spec: StudySpec) -> None:
+    path = sqlite_path(canonical_url(spec.storage))
+    if path is not None and not path.exists():
+        return
+    # Read-only: our own engine would switch a foreign database to WAL.
+    engine = read_only_engine(spec.storage)
+    try:
+        with reading(engine) as connection:
+            foreign = _is_foreign(connection, spec.name)
+    finally:
+        engine.dispose()
+    if foreign:
         raise spec.error(
             "name",
             f"{display_url(spec.storage)} already has an Optuna study named {spec.name!r} that tunesafe did not make. "
             "It was not touched. Choose another name, or another storage.",
         )
+
+
+def _is_foreign(connection: Connection, name: str) -> bool:
+    tables = set(sa.inspect(connection).get_table_names())
+    if "studies" not in tables:
+        return False
+    query = sa.text("SELECT COUNT(*) FROM studies WHERE study_name = :name")
+    in_optuna = connection.execute(query, {"name": name}).scalar_one()
+    ours = "tunesafe_studies" in tables and studies.find_study(connection, name) is not None
+    return bool(in_optuna) and not ours
 
 
 def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
@@ -220,7 +276,8 @@ def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, pro
     tally = lifecycle.Tally(**tallies.count_by_standing(connection, row.uuid))
     begun = tallies.highest_begun(connection, row.uuid) + 1
     settled = Settled(begun, row.examples_per_pass, row.threads_per_worker)
-    changes = classify(StudySpec.from_json(row.spec_json, storage=spec.storage, folder=spec.folder), spec, settled)
+    recorded_spec = StudySpec.from_json(row.spec_json, storage=spec.storage, folder=spec.folder)
+    changes = [change for change in classify(recorded_spec, spec, settled) if change.key not in _LOCAL]
     if not begun:
         changes = [change.harmless() for change in changes]
     recorded = str(row.fingerprint["sources"])

@@ -1,20 +1,13 @@
 """One trial: what user code holds, how it is run, and how it ends.
 
 Knows neither Optuna's studies nor any database: what it needs of the world is the
-``TrialServices`` protocol.
+``TrialServices`` protocol. Names are fetched when they are asked for: a supervisor needs
+preemption and sources, and does without torch.
 """
 
 from __future__ import annotations
 
-from tunesafe.trial.context import Trial
-from tunesafe.trial.endings import TrialPruned
-from tunesafe.trial.fixed import FixedTrial, MemoryServices
-from tunesafe.trial.preemption import SignalWatch
-from tunesafe.trial.resolve import resolve
-from tunesafe.trial.runner import run_trial
-from tunesafe.trial.settings import TrialSettings
-from tunesafe.trial.sources import fingerprint, locate, sources
-from tunesafe.trial.trainable import Trainable, run_trainable
+from importlib import import_module
 
 __all__ = [
     "FixedTrial",
@@ -31,3 +24,27 @@ __all__ = [
     "run_trial",
     "sources",
 ]
+
+_HOME_OF = {
+    "FixedTrial": "tunesafe.trial.fixed",
+    "MemoryServices": "tunesafe.trial.fixed",
+    "SignalWatch": "tunesafe.trial.preemption",
+    "Trainable": "tunesafe.trial.trainable",
+    "Trial": "tunesafe.trial.context",
+    "TrialPruned": "tunesafe.trial.endings",
+    "TrialSettings": "tunesafe.trial.settings",
+    "fingerprint": "tunesafe.trial.sources",
+    "locate": "tunesafe.trial.sources",
+    "resolve": "tunesafe.trial.resolve",
+    "run_trainable": "tunesafe.trial.trainable",
+    "run_trial": "tunesafe.trial.runner",
+    "sources": "tunesafe.trial.sources",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value

@@ -51,6 +51,7 @@ class Worker:
         signals: Entered by the caller; asked between trials and lent to each.
         watch: Told what happens.
         folder: Where files beside the database are kept: artifacts, what trackers write.
+        index: Which of several workers this is, 0-based; deals out devices.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Worker:
         signals: SignalWatch,
         watch: Watcher,
         folder: Path,
+        *,
+        index: int = 0,
     ) -> None:
         self._opened, self._trainable, self._signals = opened, trainable, signals
         self._observer = watch
-        self._folder = folder
+        self._folder, self._index = folder, index
         self._spec = opened.spec
         self._claimant = Claimant(opened)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
@@ -72,6 +75,19 @@ class Worker:
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1
         self._number: int | None = None
+        self._keeper = LeaseKeeper(
+            opened.engine,
+            opened.row.uuid,
+            lease_seconds=opened.spec.lease,
+            timeout_seconds=opened.spec.timeout,
+            live_seconds=opened.row.live_seconds,
+            passenger=self._capture,
+        )
+
+    @property
+    def num_signs_of_life(self) -> int:
+        """How often user code has come by: at every batch, report and checkpoint."""
+        return self._keeper.num_checks
 
     def _watch(self, notice: Notice) -> None:
         with self._capture.suspended():
@@ -89,16 +105,7 @@ class Worker:
             SpecError: The study cannot go on as it is configured; the trial is released.
             StorageError: The database failed; the trial is continued by the next command.
         """
-        spec = self._spec
-        keeper = LeaseKeeper(
-            self._opened.engine,
-            self._opened.row.uuid,
-            lease_seconds=spec.lease,
-            timeout_seconds=spec.timeout,
-            live_seconds=self._opened.row.live_seconds,
-            passenger=self._capture,
-        )
-        with keeper:
+        with self._keeper as keeper:
             self._checkpoints.sweep_orphans()
             while not keeper.timed_out:
                 if self._signals.reason is not None:
@@ -139,6 +146,7 @@ class Worker:
         params = self._ledger.draw(claim)
         records = self._ledger.records(claim)
         train = self._trainable()
+        newest = next(iter(self._checkpoints.infos(claim.number)), None)
         assignment = Assignment(
             study_name=self._spec.name,
             number=claim.number,
@@ -147,13 +155,19 @@ class Worker:
             params=params,
             records=records,
         )
-        details: Mapping[str, Any] = {"attempt": claim.attempt, "params": params, "reports": len(records)}
+        details: Mapping[str, Any] = {
+            "attempt": claim.attempt,
+            "fence": claim.fence,
+            "params": params,
+            "reports": len(records),
+            "examples_seen": 0 if newest is None else newest.position.examples_seen,
+        }
         self._watch(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
         with Trackers(self._spec.trackers, self._folder, claim.number) as trackers, self._capture.capturing():
             services = LedgerServices(
                 self._ledger, self._checkpoints, self._retainer, keeper, claim, records, self._watch, trackers
             )
-            return train_trial(train, assignment, self._spec, services, self._signals, self._threads)
+            return train_trial(train, assignment, self._spec, services, self._signals, self._threads, self._index)
 
     def _close(self, claim: Claim) -> None:
         outcome = self._ledger.close(claim)

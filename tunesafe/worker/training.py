@@ -25,6 +25,7 @@ def train_trial(
     services: TrialServices,
     signals: SignalWatch,
     num_threads: int,
+    index: int,
 ) -> Outcome:
     """Run the user's code on one trial.
 
@@ -34,6 +35,7 @@ def train_trial(
         spec: The study file.
         services: The study's side.
         signals: Asked whether to leave.
+        index: Which of several workers this is, 0-based.
         num_threads: Threads of torch's operators; they change the last bits of sums, hence fixed per study.
 
     Raises:
@@ -41,4 +43,9 @@ def train_trial(
     """
     torch.set_num_threads(num_threads)
     settings = TrialSettings(spec.budget, spec.objective, spec.checkpoint, spec.grace)
-    return run_trial(train, Trial(assignment, settings, services, signals=signals))
+    return run_trial(train, Trial(assignment, settings, services, device=_device(index), signals=signals))
+
+
+def _device(index: int) -> str:
+    """Devices are dealt out round-robin where there are any."""
+    return f"cuda:{index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"

@@ -95,7 +95,7 @@ def test_a_reader_needs_no_writable_folder(engine: Engine, sqlite_url: str, monk
     connect = sqlite3.connect
 
     def refusing(address: str, **options: object) -> sqlite3.Connection:
-        return connect(address if "immutable" in address else "file:/no/such/file?mode=ro", **options)  # type: ignore[call-overload,no-any-return]
+        return connect(address if "immutable" in address else "file:/no/such/file?mode=rw", **options)  # type: ignore[call-overload,no-any-return]
 
     monkeypatch.setattr(sqlite3, "connect", refusing)
     reader = read_only_engine(sqlite_url)
