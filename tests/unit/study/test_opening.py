@@ -87,9 +87,11 @@ def test_a_study_of_somebody_else_is_refused_and_not_touched(ours_there: bool, f
     foreign = optuna.create_study(study_name="s", storage=fresh_url)
     foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     before = content(fresh_url)
-    with pytest.raises(SpecError, match="already has an Optuna study named 's' that tunesafe did not make"):
-        with opened(fresh_url):
-            pass
+    with (
+        pytest.raises(SpecError, match="already has an Optuna study named 's' that tunesafe did not make"),
+        opened(fresh_url),
+    ):
+        pass
     assert content(fresh_url) == before
 
 
@@ -196,9 +198,11 @@ def test_changes_that_results_do_not_survive_are_refused_unless_accepted(
     """Refused, with the difference and what to do, and nothing written; accepted, recorded."""
     begin(sqlite_url)
     before = content(sqlite_url)
-    with pytest.raises(ChangeRefusedError, match=rf"(?s){next(iter(changes))}.*--accept-changes"):
-        with opened(sqlite_url, **changes):
-            pass
+    with (
+        pytest.raises(ChangeRefusedError, match=rf"(?s){next(iter(changes))}.*--accept-changes"),
+        opened(sqlite_url, **changes),
+    ):
+        pass
     assert content(sqlite_url) == before
     with opened(sqlite_url, accept=True, **changes) as study:
         assert ChangeKind.BREAKING in {change.kind for change in study.changes}
@@ -236,9 +240,11 @@ def test_n_trials_cannot_fall_below_what_has_begun(sqlite_url: str) -> None:
     begin(sqlite_url)
     with pytest.raises(ChangeRefusedError, match="n_trials"), opened(sqlite_url, n_trials=1):
         pass
-    with pytest.raises(SpecError, match="n_trials: 1, but trial 1 has begun.*at least 2"):
-        with opened(sqlite_url, n_trials=1, accept=True):
-            pass
+    with (
+        pytest.raises(SpecError, match=r"n_trials: 1, but trial 1 has begun.*at least 2"),
+        opened(sqlite_url, n_trials=1, accept=True),
+    ):
+        pass
     with opened(sqlite_url) as study:
         assert Desk(study).phases() == ["told", "claimed", "free"]
 
