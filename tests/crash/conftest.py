@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.crash.harness import Laboratory, Survival, assert_survived, laboratory
+from tests.crash.harness import Check, Laboratory, Survival, assert_survived, laboratory
 
 _PROPERTY = "crash survival"
 _ROOMY_BYTES = 1 << 30
@@ -35,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
 
 
 @pytest.fixture
-def survived(record_property: Callable[[str, object], None]) -> Callable[[Survival | Sequence[Survival]], None]:
+def survived(record_property: Callable[[str, object], None]) -> Check:
     """Put survivals into the table, and fail if one is not identical."""
 
     def check(found: Survival | Sequence[Survival]) -> None:
@@ -64,8 +65,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     _table(terminalreporter, "place", places, costs=False)
 
 
-def _table(reporter: pytest.TerminalReporter, title: str, rows: list[tuple[str, dict]], *, costs: bool = True) -> None:
-    groups: dict[str, list[dict]] = {}
+def _table(
+    reporter: pytest.TerminalReporter, title: str, rows: list[tuple[str, dict[str, Any]]], *, costs: bool = True
+) -> None:
+    groups: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows:
         groups.setdefault(name, []).append(row)
     head = f"{title:32}{'studies':>8}{'kills':>7}{'identical':>11}"

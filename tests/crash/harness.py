@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,19 @@ from typing import Any
 from tests.crash.outcome import differences, flaws
 from tests.crash.variations import Variation
 
-__all__ = ["Ended", "Kill", "Laboratory", "NotReachedError", "Study", "Survival", "laboratory"]
+__all__ = [
+    "ROOT",
+    "Check",
+    "Ended",
+    "Kill",
+    "Laboratory",
+    "NotReachedError",
+    "Reference",
+    "Study",
+    "Survival",
+    "assert_survived",
+    "laboratory",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGKILLED = -9
@@ -169,11 +181,16 @@ class Survival:
         }
 
 
+Check = Callable[[Survival | Sequence[Survival]], None]
+"""Puts survivals into the table, and fails if one is not identical: the fixture ``survived``."""
+
+
 class Laboratory:
     """Runs studies in a zygote of its own, and knows how they end undisturbed.
 
     Args:
         folder: Where studies live.
+        zygote: What runs them.
     """
 
     def __init__(self, folder: Path, zygote: subprocess.Popen[str]) -> None:

@@ -81,8 +81,8 @@ def _ours(connection: Any, uuid: str, folder: Path) -> Outcome:
         outcome = asdict(row.outcome) if row.outcome is not None else None
         if outcome is not None and outcome["traceback"] is not None:
             outcome["traceback"] = outcome["traceback"].replace(str(folder), "FOLDER")
-        told = {"phase": str(row.phase), "params": row.params, "outcome": outcome, "examples_seen": row.examples_seen}
-        rows[str(row.number)] = _exact(told)
+        ended = {"phase": str(row.phase), "params": row.params, "outcome": outcome, "examples_seen": row.examples_seen}
+        rows[str(row.number)] = _exact(ended)
     wrong = [event.kind for event in events_of(connection, uuid) if event.kind in ("not_deterministic", "damaged")]
     return {"records": records, "rows": rows, "wrong_events": wrong}
 

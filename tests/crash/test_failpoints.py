@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Kill, Laboratory, NotReachedError, Reference
+from tests.crash.harness import Check, Kill, Laboratory, NotReachedError, Reference
 from tests.crash.variations import BASE, PRUNERS
 from tunesafe.failpoints import FAILPOINTS
 
@@ -21,13 +21,13 @@ def in_turn() -> list[str]:
     return order[:after] + restoring + order[after:]
 
 
-def test_one_study_that_dies_at_every_failpoint_in_turn_ends_identical(lab, survived):
+def test_one_study_that_dies_at_every_failpoint_in_turn_ends_identical(lab: Laboratory, survived: Check) -> None:
     """Each run of one study dies at the next failpoint, at its first passing; none is left out."""
     survived(lab.kill_at(BASE, [Kill(failpoint) for failpoint in in_turn()]))
 
 
 @pytest.mark.slow
-def test_a_study_that_dies_a_little_later_every_time_ends_identical(lab, survived):
+def test_a_study_that_dies_a_little_later_every_time_ends_identical(lab: Laboratory, survived: Check) -> None:
     """As above at second passings, the openings being those of a study that exists."""
     once = {name for name in FAILPOINTS if name.startswith(("open.", "restore.", "sample."))}
     later = [Kill(name, 1 if name in once else 2) for name in in_turn() if not name.startswith(("tell.", "finish."))]
@@ -37,7 +37,9 @@ def test_a_study_that_dies_a_little_later_every_time_ends_identical(lab, survive
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
-def test_a_study_killed_once_at_a_failpoint_ends_identical(failpoint, which, lab, survived):
+def test_a_study_killed_once_at_a_failpoint_ends_identical(
+    failpoint: str, which: str, lab: Laboratory, survived: Check
+) -> None:
     """One death per study: at the first, a middle and the last passing of an uninterrupted run."""
     reference = lab.reference(BASE)
     before = _before(failpoint, which, reference)
@@ -59,7 +61,7 @@ def _before(failpoint: str, which: str, reference: Reference) -> list[Kill]:
     return []
 
 
-def test_a_finished_study_has_nothing_to_do(lab: Laboratory):
+def test_a_finished_study_has_nothing_to_do(lab: Laboratory) -> None:
     """Running a finished study again changes nothing and trains nothing, whether it had died or not."""
     study = lab.study(BASE)
     study.run_and_die(Kill("finish.recorded", 2))
@@ -71,7 +73,7 @@ def test_a_finished_study_has_nothing_to_do(lab: Laboratory):
     assert study.batches() == trained
 
 
-def test_a_failpoint_that_is_not_reached_is_an_error(lab: Laboratory):
+def test_a_failpoint_that_is_not_reached_is_an_error(lab: Laboratory) -> None:
     """The matrix cannot pass by never killing anything."""
     with pytest.raises(NotReachedError, match=r"train.batch:100000"):
         lab.kill_at(BASE, [Kill("train.batch", 100_000)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Kill, Laboratory, Study
+from tests.crash.harness import Check, Kill, Laboratory, Study
 from tests.crash.outcome import differences, flaws
 from tests.crash.variations import Variation
 
@@ -40,8 +40,8 @@ def run_into_the_bug(study: Study) -> None:
 
 
 def test_a_study_that_stopped_over_exceptions_goes_on_after_the_fix_as_if_it_had_never_failed(
-    lab: Laboratory, survived
-):
+    lab: Laboratory, survived: Check
+) -> None:
     """Exit 6 twice, a fix in the source, the same command: the trials run again under their numbers."""
     lab.reference(RANDOM)
     study = lab.study(RANDOM)
@@ -51,7 +51,8 @@ def test_a_study_that_stopped_over_exceptions_goes_on_after_the_fix_as_if_it_had
     survived(lab.conclude(study, ["exceptions", "exceptions"]))
 
 
-def test_a_study_killed_around_its_exceptions_ends_like_one_that_only_raised(lab: Laboratory):
+@pytest.mark.slow
+def test_a_study_killed_around_its_exceptions_ends_like_one_that_only_raised(lab: Laboratory) -> None:
     """Deaths before, within and after the streak change nothing of what the streak and its fix lead to."""
     outcomes = []
     for deaths in ((), DEATHS):

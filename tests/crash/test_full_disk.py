@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from tests.crash.harness import Ended, Laboratory, Study
+from tests.crash.harness import Check, Ended, Laboratory, Study
 from tests.crash.variations import BASE
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
@@ -34,11 +34,13 @@ def check_full(study: Study, ended: Ended) -> None:
 @pytest.mark.parametrize(
     ("failpoint", "passing"),
     [
-        pytest.param(*place, marks=[] if place[0].startswith(("report", "blob")) else pytest.mark.slow)
+        pytest.param(*place, marks=[] if place[0].startswith("report") else pytest.mark.slow)
         for place in INSIDE_TRANSACTIONS
     ],
 )
-def test_a_full_disk_is_exit_3_and_the_same_command_continues(failpoint, passing, lab: Laboratory, survived):
+def test_a_full_disk_is_exit_3_and_the_same_command_continues(
+    failpoint: str, passing: int, lab: Laboratory, survived: Check
+) -> None:
     """ENOSPC inside each kind of transaction: nothing of it stays, and the study is the same in the end."""
     lab.reference(BASE)
     study = lab.study(BASE)
@@ -46,7 +48,7 @@ def test_a_full_disk_is_exit_3_and_the_same_command_continues(failpoint, passing
     survived(lab.conclude(study, [f"ENOSPC in {failpoint}"]))
 
 
-def test_a_study_on_a_disk_that_grows_page_by_page_ends_identical(lab: Laboratory, survived):
+def test_a_study_on_a_disk_that_grows_page_by_page_ends_identical(lab: Laboratory, survived: Check) -> None:
     """SQLite's own SQLITE_FULL, wherever the pages run out; each time the disk grows a little, and fills again."""
     lab.reference(BASE)
     study, pages, deaths = lab.study(BASE), 12, []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import Kill, Laboratory, Study
+from tests.crash.harness import Check, Kill, Laboratory, Study
 from tests.crash.outcome import flaws
 from tests.crash.variations import BASE, Variation
 
@@ -29,7 +29,7 @@ def move(study: Study, lab: Laboratory, folder: Path) -> Study:
     return Study(lab, study.variation, folder)
 
 
-def test_a_killed_study_copied_to_another_folder_continues_there(lab: Laboratory, survived):
+def test_a_killed_study_copied_to_another_folder_continues_there(lab: Laboratory, survived: Check) -> None:
     """The database and its write-ahead log are the study; where they lie is not part of it."""
     lab.reference(BASE)
     study = lab.study(BASE)
@@ -39,7 +39,8 @@ def test_a_killed_study_copied_to_another_folder_continues_there(lab: Laboratory
     survived(lab.conclude(moved, ["report.recorded", "checkpoint.in_transaction"]))
 
 
-def test_a_trial_of_a_vanished_machine_is_taken_up_when_its_lease_is_over(lab: Laboratory):
+@pytest.mark.slow
+def test_a_trial_of_a_vanished_machine_is_taken_up_when_its_lease_is_over(lab: Laboratory) -> None:
     """Nobody can prove a process of another machine dead: its trial waits for the lease, under its own number.
 
     Meanwhile the next numbers are trained, as by a second worker; so this study is sound, not identical.

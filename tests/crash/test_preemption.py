@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.crash.command import command
-from tests.crash.harness import Laboratory, Study
+from tests.crash.harness import Check, Laboratory, Study
 from tests.crash.variations import BASE, VARIATIONS, Variation
 from tunesafe.failpoints import FAILPOINTS
 
@@ -28,18 +28,32 @@ def interrupt(study: Study, at: str, passing: int, by: str = "SIGTERM") -> str:
     return f"{by} at {at}:{passing}"
 
 
-@pytest.mark.parametrize("variation", [BASE, MID_EPOCH, STATEFUL], ids=lambda variation: variation.name)
-def test_an_interrupted_study_continues_and_trains_nothing_again(variation, lab: Laboratory, survived):
+@pytest.mark.parametrize(
+    "variation", [BASE, STATEFUL, pytest.param(MID_EPOCH, marks=pytest.mark.slow)], ids=lambda variation: variation.name
+)
+def test_an_interrupted_study_continues_and_trains_nothing_again(
+    variation: Variation, lab: Laboratory, survived: Check
+) -> None:
     """Three signals in a row, each inside a virtual epoch: nothing is lost, saved there or at its end."""
     lab.reference(variation)
     study = lab.study(variation)
-    deaths = [interrupt(study, "train.batch", passing, by) for passing, by in zip((3, 9, 23), SIGNALS, strict=True)]
+    deaths = [interrupt(study, "train.batch", passing, by) for passing, by in zip((3, 7, 23), SIGNALS, strict=True)]
     survival = lab.conclude(study, deaths)
     survived(survival)
     assert sum(survival.lost) == 0
 
 
-def test_without_grace_an_interruption_costs_what_a_crash_costs(lab: Laboratory, survived):
+@pytest.mark.xfail(reason="with mid_epoch, the loop leaves before the report although there is time for it")
+def test_a_signal_in_the_last_batch_of_a_virtual_epoch_lets_it_report(lab: Laboratory, survived: Check) -> None:
+    """What user code keeps in plain variables over a virtual epoch is gone with the process: the report comes first."""
+    reference = lab.reference(STATEFUL)
+    study = lab.study(STATEFUL)
+    per_epoch = sum(b.number == 0 and b.start < STATEFUL.virtual_epoch_examples for b in reference.batches)
+    survived(lab.conclude(study, [interrupt(study, "train.batch", per_epoch)]))
+
+
+@pytest.mark.slow
+def test_without_grace_an_interruption_costs_what_a_crash_costs(lab: Laboratory, survived: Check) -> None:
     """``grace: 0`` leaves at once; what was trained since the last checkpoint is trained again."""
     lab.reference(NO_GRACE)
     study = lab.study(NO_GRACE)
@@ -51,7 +65,9 @@ def test_without_grace_an_interruption_costs_what_a_crash_costs(lab: Laboratory,
 @pytest.mark.slow
 @pytest.mark.parametrize("failpoint", [name for name in FAILPOINTS if not name.startswith(("open.", "restore."))])
 @pytest.mark.parametrize("variation", [BASE, MID_EPOCH], ids=lambda variation: variation.name)
-def test_a_signal_at_any_place_leaves_a_study_that_continues(variation, failpoint, lab: Laboratory, survived):
+def test_a_signal_at_any_place_leaves_a_study_that_continues(
+    variation: Variation, failpoint: str, lab: Laboratory, survived: Check
+) -> None:
     """Whatever is going on when it comes, the command ends in order, and its successor makes the same study."""
     reference = lab.reference(variation)
     passing = max(reference.passings[failpoint] // 2, 1)
@@ -69,13 +85,15 @@ def hang_in(study: Study, laboratory: Laboratory, number: int) -> None:
 @pytest.mark.parametrize(
     ("variation", "name"),
     [
-        (MID_EPOCH, "SIGTERM"),
-        pytest.param(MID_EPOCH, "SIGUSR1", marks=pytest.mark.slow),
+        (BASE, "SIGTERM"),
         pytest.param(BASE, "SIGINT", marks=pytest.mark.slow),
-        pytest.param(BASE, "SIGTERM", marks=pytest.mark.slow),
+        pytest.param(MID_EPOCH, "SIGTERM", marks=pytest.mark.slow),
+        pytest.param(MID_EPOCH, "SIGUSR1", marks=pytest.mark.slow),
     ],
 )
-def test_the_real_command_leaves_in_order_when_a_signal_comes(variation, name, lab: Laboratory, survived):
+def test_the_real_command_leaves_in_order_when_a_signal_comes(
+    variation: Variation, name: str, lab: Laboratory, survived: Check
+) -> None:
     """A fresh process, a signal in the middle of a user's batch: exit 75, and nothing is trained again."""
     lab.reference(variation)
     study = lab.study(variation)
@@ -92,7 +110,7 @@ def test_the_real_command_leaves_in_order_when_a_signal_comes(variation, name, l
     assert sum(survival.lost) == 0
 
 
-def test_a_second_signal_leaves_at_once(lab: Laboratory, survived):
+def test_a_second_signal_leaves_at_once(lab: Laboratory, survived: Check) -> None:
     """User code that never comes back from its batch cannot hold the command; the trial goes on elsewhere."""
     lab.reference(BASE)
     study = lab.study(BASE)
@@ -107,7 +125,8 @@ def test_a_second_signal_leaves_at_once(lab: Laboratory, survived):
     survived(lab.conclude(study, ["second signal to the command"]))
 
 
-def test_the_real_command_killed_at_a_failpoint_continues(lab: Laboratory, survived):
+@pytest.mark.slow
+def test_the_real_command_killed_at_a_failpoint_continues(lab: Laboratory, survived: Check) -> None:
     """No zygote: two fresh processes, the first dying inside the transaction that saves a checkpoint."""
     lab.reference(BASE)
     study = lab.study(BASE)
@@ -120,7 +139,7 @@ def test_the_real_command_killed_at_a_failpoint_continues(lab: Laboratory, survi
     survived(lab.compare(study, ["checkpoint.in_transaction in the command"]))
 
 
-def test_a_timeout_pauses_and_a_higher_one_continues(lab: Laboratory, survived):
+def test_a_timeout_pauses_and_a_higher_one_continues(lab: Laboratory, survived: Check) -> None:
     """Used up, it is exit 0 however often one asks; raised, the study goes on as if nothing had been."""
     lab.reference(BASE)
     study = lab.study(BASE)

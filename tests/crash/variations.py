@@ -157,5 +157,11 @@ VARIATIONS = (
         interval=17 + 25,
     ),
     Variation("every ending", {"trainable": "train.py:train_until_enough", "pruner": {"name": "nop"}}, num_trials=9),
+    # When a checkpoint is due depends on the time here, so only the last of a trial is the same in every run.
+    Variation(
+        "checkpoint auto",
+        {"checkpoint": {"mid_epoch": True, "every": "auto", "keep": {"last": 1, "best": 0, "study_best": 0}}},
+        interval=TRIAL_EXAMPLES,
+    ),
     Variation("maximize", {"objective": {"metric": "val_loss", "direction": "maximize"}}),
 )

@@ -150,7 +150,7 @@ def _watch_failpoints(passed: Callable[[str], None]) -> None:
     """Call ``passed`` at every failpoint instead; everything that passes one is imported already."""
     for name, module in list(sys.modules.items()):
         if name.startswith("tunesafe.") and name != "tunesafe.failpoints" and hasattr(module, "failpoint"):
-            module.failpoint = passed
+            setattr(module, "failpoint", passed)  # noqa: B010 - a module's attribute is not known to a type checker
 
 
 def _read(job: dict[str, Any]) -> int:
