@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from tests.unit.store.samples import (
 )
 from tunesafe.contracts import (
     AttributeWrite,
+    CheckpointInfo,
     Claim,
     Ending,
     Event,
@@ -130,11 +131,12 @@ def test_a_trial_goes_through_its_life_and_a_stale_fence_writes_nothing(engine: 
         lambda c: claims.record_outcome(c, study, 0, 1, COMPLETE),
         lambda c: claims.mark_told(c, study, 0, 1),
         lambda c: records.insert_record(c, study, 0, 1, record(1)),
-        lambda c: store.save(snapshot(1, [b"x"]), number=0, fence=1),
     ]
     for write in stale:
         with pytest.raises(LeaseLostError, match="claimed by another worker"), writing(engine) as c:
             write(c)
+    with pytest.raises(LeaseLostError, match="claimed by another worker"):
+        store.save(snapshot(1, [b"x"]), number=0, fence=1)
     with writing(engine) as c:
         assert claims.count_death(c, study, 0, 1) is None
         assert not claims.release(c, study, 0, 1)
@@ -330,13 +332,16 @@ def test_savers_and_sweepers_of_the_same_bytes_do_not_harm_each_other(engine: En
     store = CheckpointStore(engine, study)
     failures: list[BaseException] = []
 
+    def everything(infos: Sequence[CheckpointInfo]) -> list[int]:
+        return [info.checkpoint_id for info in infos]
+
     def work(number: int) -> None:
         draw = random.Random(number)
         try:
             for epoch in range(1, 7):
                 tensors = draw.sample(shared, draw.randint(1, 4))
-                info = store.save(snapshot(epoch, tensors), number=number, fence=fences[number])
-                store.remove([old.checkpoint_id for old in store.infos(number) if old != info])
+                info = store.save(snapshot(epoch, tensors), number=number, fence=fences[number], surplus=everything)
+                assert store.infos(number) == [info]
                 assert [bytes(tensor) for tensor in store.load(info).tensors] == tensors
         except BaseException as failure:  # noqa: BLE001  a thread's failure is the test's
             failures.append(failure)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesafe.store.engine import clock
@@ -135,20 +135,24 @@ def mark_damaged(connection: Connection, blob_ids: Collection[int]) -> None:
         connection.execute(update(blobs).where(blobs.c.blob_id.in_(some)).values(intact=0))
 
 
-def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> list[int]:
+def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> dict[int, int]:
     """Delete the rows of those blobs that no checkpoint names; their chunks are for ``delete_chunks``.
+
+    Returns their sizes [bytes], by id.
 
     The rows are locked first and asked about in a second statement: a save that is about to name
     one either has committed when we ask, or finds no row when it looks.
     """
-    gone: list[int] = []
-    for some in _groups(candidates):
-        locked = select(blobs.c.blob_id).where(blobs.c.blob_id.in_(some)).order_by(blobs.c.blob_id).with_for_update()
-        ids = list(connection.execute(locked).scalars())
-        named = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.blob_id.in_(ids)).distinct()
-        unnamed = sorted(set(ids) - set(connection.execute(named).scalars()))
-        connection.execute(delete(blobs).where(blobs.c.blob_id.in_(unnamed)))
-        gone += unnamed
+    gone: dict[int, int] = {}
+    for some in _groups(sorted(candidates)):
+        query = select(blobs.c.blob_id, blobs.c.num_bytes).where(blobs.c.blob_id.in_(some))
+        locked = connection.execute(query.order_by(blobs.c.blob_id).with_for_update())
+        sizes = {row.blob_id: row.num_bytes for row in locked}
+        named = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.blob_id.in_(list(sizes))).distinct()
+        for blob_id in connection.execute(named).scalars():
+            del sizes[blob_id]
+        connection.execute(delete(blobs).where(blobs.c.blob_id.in_(list(sizes))))
+        gone |= sizes
     return gone
 
 
@@ -165,10 +169,11 @@ def orphans(connection: Connection, uuid: str, older_than_seconds: float) -> lis
     return list(connection.execute(select(blobs.c.blob_id).where(blobs.c.study == uuid, old, ~named)).scalars())
 
 
-def chunkless(connection: Connection) -> list[int]:
-    """Ids of chunks whose blob is gone: what a killed sweep left behind."""
+def chunkless(connection: Connection) -> dict[int, int]:
+    """Chunks whose blob is gone, what a killed sweep left behind: the most they can hold [bytes], by id of the blob."""
     there = exists().where(blobs.c.blob_id == blob_chunks.c.blob_id)
-    return list(connection.execute(select(blob_chunks.c.blob_id).where(~there).distinct()).scalars())
+    query = select(blob_chunks.c.blob_id, func.count()).where(~there).group_by(blob_chunks.c.blob_id)
+    return {blob_id: count * CHUNK_BYTES for blob_id, count in connection.execute(query)}
 
 
 def _find(

@@ -1,17 +1,18 @@
 """Whole states, stored whole or not at all, read back only as they were.
 
 Bytes first, in transactions of their own; last, in one transaction, the row that makes them a
-checkpoint: it checks the fence, locks the blobs it names against a sweep, and says how far the
-trial has come. A small state goes in one transaction altogether. Everything has a hash (the
-manifest too), and everything is verified when it is read.
+checkpoint: it checks the fence, locks the blobs it names against a sweep, says how far the trial
+has come, and (in SQLite) forgets the checkpoints this one makes superfluous. A small state then
+costs one commit altogether. Everything has a hash (the manifest too), and everything is verified
+when it is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select
 
@@ -25,11 +26,15 @@ from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
-__all__ = ["CheckpointStore"]
+__all__ = ["CheckpointStore", "Surplus"]
+
+Surplus = Callable[[Sequence[CheckpointInfo]], Collection[int]]
+"""Given all checkpoints of a trial, the ids of those that may be removed."""
 
 _ONE_TRANSACTION_BYTES = 1 << 20
-"""New bytes up to this size are committed together with the checkpoint that names them."""
+"""Bytes up to this size are written or deleted in the transaction that names or forgets them."""
 _SAVE_ATTEMPTS = 5
+_T = TypeVar("_T")
 
 
 class _FoundDamaged(DamagedError):
@@ -60,13 +65,16 @@ class CheckpointStore:
     def __init__(self, engine: Engine, uuid: str) -> None:
         self._engine, self._uuid = engine, uuid
 
-    def save(self, snapshot: Snapshot, *, number: int, fence: int) -> CheckpointInfo:
+    def save(
+        self, snapshot: Snapshot, *, number: int, fence: int, surplus: Surplus = lambda infos: ()
+    ) -> CheckpointInfo:
         """Make a state durable; what is there already, bytes or all of it, is not written again.
 
         Args:
             snapshot: The state; its memory must not change until this returns.
             number: The trial it belongs to.
             fence: Of the claim under which it is saved.
+            surplus: Chooses what to remove now that this checkpoint is there; never this one itself.
 
         Raises:
             LeaseLostError: If the trial has been claimed again since; no checkpoint was made.
@@ -76,23 +84,19 @@ class CheckpointStore:
         for attempt in range(1, _SAVE_ATTEMPTS + 1):
             try:
                 self._write_large(described, number, fence)
-                info = self._commit(described, number, fence)
+                info, left = self._commit(described, number, fence, surplus)
                 break
             except TransientStorageError:
                 if attempt == _SAVE_ATTEMPTS:
                     raise
-        failpoint("checkpoint.committed")
+        self._delete_chunks(left)
+        failpoint("checkpoint.swept")
         return info
 
     def infos(self, number: int | None = None) -> list[CheckpointInfo]:
         """The checkpoints of one trial, or of the whole study; newest first within a trial."""
-        columns = [column for column in checkpoints.c if column.name not in ("manifest_json", "digest")]
-        query = select(*columns).where(checkpoints.c.study == self._uuid)
-        if number is not None:
-            query = query.where(checkpoints.c.number == number)
-        newest_first = (checkpoints.c.examples_seen.desc(), checkpoints.c.virtual_epoch.desc())
         with reading(self._engine) as connection:
-            return [_info(row) for row in connection.execute(query.order_by(checkpoints.c.number, *newest_first))]
+            return _infos(connection, self._uuid, number)
 
     def load(self, info: CheckpointInfo) -> StoredState:
         """Read a checkpoint back and verify every byte of it.
@@ -130,8 +134,8 @@ class CheckpointStore:
         """Forget checkpoints, and the bytes no other checkpoint names: rows first, then bytes."""
         if checkpoint_ids:
             with writing(self._engine) as connection:
-                gone = blobs.delete_unreferenced(connection, _delete_rows(connection, checkpoint_ids))
-            self._delete_chunks(gone)
+                left = _forget(connection, checkpoint_ids)
+            self._delete_chunks(left)
         failpoint("checkpoint.swept")
 
     def sweep_orphans(self, older_than_seconds: float = 3600.0) -> None:
@@ -139,62 +143,90 @@ class CheckpointStore:
         with writing(self._engine) as connection:
             gone = blobs.delete_unreferenced(connection, blobs.orphans(connection, self._uuid, older_than_seconds))
             left = blobs.chunkless(connection)
-        self._delete_chunks({*gone, *left})
+        self._delete_chunks(left | gone)
 
-    def _delete_chunks(self, blob_ids: Iterable[int]) -> None:
-        # One blob at a time: a sweep of gigabytes must not keep others' leases waiting.
-        for blob_id in blob_ids:
+    def _delete_chunks(self, sizes: Mapping[int, int]) -> None:
+        # A few megabytes at a time: a sweep of gigabytes must not keep others' leases waiting.
+        for batch in _batches(sizes.items(), lambda item: item[1]):
             with writing(self._engine) as connection:
-                blobs.delete_chunks(connection, [blob_id])
+                blobs.delete_chunks(connection, [blob_id for blob_id, _ in batch])
 
     def _write_large(self, described: _Described, number: int, fence: int) -> None:
         """Write new bytes ahead of the commit, if they are too many for its transaction."""
+        if described.num_bytes <= _ONE_TRANSACTION_BYTES:
+            return
         with reading(self._engine) as connection:
             check_fence(connection, self._uuid, number, fence)
             there = blobs.find_intact(connection, self._uuid, described.contents)
         new = [content for name, content in described.contents.items() if name not in there]
         if sum(content.data.nbytes for content in new) <= _ONE_TRANSACTION_BYTES:
             return
-        for batch in _batches(new):
+        for batch in _batches(new, lambda content: content.data.nbytes):
             with translated(self._engine.url):
                 with writing(self._engine) as connection:
                     blobs.write_blobs(connection, self._uuid, batch)
                 for _ in batch:
                     failpoint("blob.written")
 
-    def _commit(self, described: _Described, number: int, fence: int) -> CheckpointInfo:
-        position, uuid = described.position, self._uuid
+    def _commit(
+        self, described: _Described, number: int, fence: int, surplus: Surplus
+    ) -> tuple[CheckpointInfo, Mapping[int, int]]:
+        """Make it a checkpoint; also return the sizes of the blobs whose bytes are still to be deleted, by id."""
+
+        def forget(connection: Connection) -> Mapping[int, int]:
+            unwanted = set(surplus(_infos(connection, self._uuid, number))) - {info.checkpoint_id}
+            return _forget(connection, unwanted, loose) if unwanted or loose else {}
+
+        # Where writers take turns, one commit does it all. Where they do not, two savers would wait for each
+        # other: each locks the bytes it names, and then those it forgets, which the other may be about to name.
+        together = self._engine.dialect.name == "sqlite"
+        left: Mapping[int, int] = {}
         with writing(self._engine) as connection:
-            advance(connection, uuid, number, fence, position.examples_seen)
-            ids = blobs.lock_intact(connection, uuid, described.contents)
-            new = [content for name, content in described.contents.items() if name not in ids]
-            if new:
-                ids |= blobs.write_blobs(connection, uuid, new)
-                for _ in new:
-                    failpoint("blob.written")
-            old = connection.execute(select(checkpoints).where(*_at(uuid, number, position))).one_or_none()
-            if old is not None:
-                if not new and (old.manifest_json, old.digest) == (described.manifest_json, described.digest):
-                    return _info(old)
-                # Damaged since, or trained again and come out differently: what is true now counts.
-                _delete_rows(connection, [old.checkpoint_id])
-            now = database_now(connection)
-            values = {
-                "study": uuid,
-                "number": number,
-                "virtual_epoch": position.virtual_epoch,
-                "examples_seen": position.examples_seen,
-                "manifest_json": described.manifest_json,
-                "digest": described.digest,
-                "num_bytes": described.num_bytes,
-                "fence": fence,
-                "created_at": now,
-            }
-            (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
-            named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in ids.values()]
-            connection.execute(insert(checkpoint_blobs), named)
+            advance(connection, self._uuid, number, fence, described.position.examples_seen)
+            info, loose = self._put(connection, described, number, fence)
+            if together:
+                left = forget(connection)
             failpoint("checkpoint.in_transaction")
-        return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now)
+        failpoint("checkpoint.committed")
+        if not together:
+            with writing(self._engine) as connection:
+                left = forget(connection)
+        return info, left
+
+    def _put(
+        self, connection: Connection, described: _Described, number: int, fence: int
+    ) -> tuple[CheckpointInfo, Collection[int]]:
+        """Write row and missing bytes; also return the blobs that a row in its place has named until now."""
+        position, uuid = described.position, self._uuid
+        ids = blobs.lock_intact(connection, uuid, described.contents)
+        new = [content for name, content in described.contents.items() if name not in ids]
+        if new:
+            ids |= blobs.write_blobs(connection, uuid, new)
+            for _ in new:
+                failpoint("blob.written")
+        old = connection.execute(select(checkpoints).where(*_at(uuid, number, position))).one_or_none()
+        loose: Collection[int] = ()
+        if old is not None:
+            if not new and (old.manifest_json, old.digest) == (described.manifest_json, described.digest):
+                return _info(old), loose
+            # Damaged since, or trained again and come out differently: what is true now counts.
+            loose = _delete_rows(connection, [old.checkpoint_id])
+        now = database_now(connection)
+        values = {
+            "study": uuid,
+            "number": number,
+            "virtual_epoch": position.virtual_epoch,
+            "examples_seen": position.examples_seen,
+            "manifest_json": described.manifest_json,
+            "digest": described.digest,
+            "num_bytes": described.num_bytes,
+            "fence": fence,
+            "created_at": now,
+        }
+        (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
+        named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in ids.values()]
+        connection.execute(insert(checkpoint_blobs), named)
+        return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now), loose
 
     def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
         by_id = checkpoints.c.checkpoint_id == info.checkpoint_id
@@ -254,16 +286,36 @@ def _digest(uuid: str, number: int, position: Position, manifest_json: str) -> s
     return content_hash(f"{place}\n{manifest_json}".encode())
 
 
-def _batches(contents: Iterable[Content]) -> Iterable[list[Content]]:
-    """Small blobs together, up to a chunk; a larger one by itself."""
-    batch: list[Content] = []
-    for content in contents:
-        if batch and sum(c.data.nbytes for c in batch) + content.data.nbytes > blobs.CHUNK_BYTES:
+def _batches(items: Iterable[_T], size: Callable[[_T], int]) -> Iterable[list[_T]]:
+    """Small items together, up to a chunk's size [bytes]; a larger one by itself."""
+    batch: list[_T] = []
+    num_bytes = 0
+    for item in items:
+        if batch and num_bytes + size(item) > blobs.CHUNK_BYTES:
             yield batch
-            batch = []
-        batch.append(content)
+            batch, num_bytes = [], 0
+        batch.append(item)
+        num_bytes += size(item)
     if batch:
         yield batch
+
+
+def _forget(connection: Connection, checkpoint_ids: Collection[int], loose: Collection[int] = ()) -> Mapping[int, int]:
+    """Delete checkpoints and the blobs that now have no name, these bytes too if they are few.
+
+    Args:
+        connection: In a transaction.
+        checkpoint_ids: Which checkpoints.
+        loose: Blobs that have just lost another.
+
+    Returns:
+        Sizes of the blobs whose bytes are still to be deleted [bytes], by id.
+    """
+    gone = blobs.delete_unreferenced(connection, {*_delete_rows(connection, checkpoint_ids), *loose})
+    if sum(gone.values()) > _ONE_TRANSACTION_BYTES:
+        return gone
+    blobs.delete_chunks(connection, gone)
+    return {}
 
 
 def _delete_rows(connection: Connection, checkpoint_ids: Collection[int]) -> list[int]:
@@ -274,6 +326,15 @@ def _delete_rows(connection: Connection, checkpoint_ids: Collection[int]) -> lis
     connection.execute(delete(checkpoint_blobs).where(checkpoint_blobs.c.checkpoint_id.in_(ids)))
     connection.execute(delete(checkpoints).where(checkpoints.c.checkpoint_id.in_(ids)))
     return named
+
+
+def _infos(connection: Connection, uuid: str, number: int | None) -> list[CheckpointInfo]:
+    columns = [column for column in checkpoints.c if column.name not in ("manifest_json", "digest")]
+    query = select(*columns).where(checkpoints.c.study == uuid)
+    if number is not None:
+        query = query.where(checkpoints.c.number == number)
+    newest_first = (checkpoints.c.examples_seen.desc(), checkpoints.c.virtual_epoch.desc())
+    return [_info(row) for row in connection.execute(query.order_by(checkpoints.c.number, *newest_first))]
 
 
 def _own_bytes(intact: dict[str, bytearray], names: Iterable[str]) -> tuple[bytearray, ...]:

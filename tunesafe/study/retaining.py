@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from tunesafe.contracts import Position, Record, TrialPhase
 from tunesafe.spec import StudySpec
 from tunesafe.store import claims, records, tallies
-from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.checkpoints import CheckpointStore, Surplus
 from tunesafe.store.engine import reading
 from tunesafe.store.retention import Keep, TrialKeep, surplus
 from tunesafe.study.opening import OpenStudy
@@ -35,9 +35,10 @@ class Retainer:
         self._checkpoints = checkpoints
         self._keep = _keep_of(opened.spec)
 
-    def after_save(self, number: int, history: Sequence[Record]) -> None:
-        """A live trial has a new checkpoint: drop those it will not fall back on."""
-        self._remove({number: TrialKeep(None, objectives=self._objectives(history))})
+    def of_live(self, number: int, history: Sequence[Record]) -> Surplus:
+        """What a live trial will not fall back on once it has a new checkpoint, for ``CheckpointStore.save``."""
+        trial = TrialKeep(None, objectives=self._objectives(history))
+        return lambda infos: surplus(infos, {number: trial}, self._keep, self._spec.objective.direction)
 
     def after_end(self, number: int) -> None:
         """A trial has been told: drop its surplus, and that of the trials it displaced."""
@@ -46,9 +47,6 @@ class Retainer:
                 connection, self._uuid, self._spec.objective.direction, self._keep.study_best + 1
             )
             trials = {n: self._trial_keep(connection, n) for n in {number, *best}}
-        self._remove(trials)
-
-    def _remove(self, trials: dict[int, TrialKeep]) -> None:
         infos = [info for number in trials for info in self._checkpoints.infos(number)]
         self._checkpoints.remove(surplus(infos, trials, self._keep, self._spec.objective.direction))
 

@@ -107,8 +107,10 @@ class LedgerServices:
     def save(self, snapshot: Snapshot) -> None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
-        self._checkpoints.save(snapshot, number=self._claim.number, fence=self._claim.fence)
-        self._retainer.after_save(self._claim.number, self.records)
+        number, fence = self._claim.number, self._claim.fence
+        self._checkpoints.save(
+            snapshot, number=number, fence=fence, surplus=self._retainer.of_live(number, self.records)
+        )
 
     def interruption(self) -> str | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
