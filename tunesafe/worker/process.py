@@ -54,6 +54,9 @@ class _Channel:
     def __init__(self, descriptor: int) -> None:
         self._pipe: BinaryIO = os.fdopen(descriptor, "wb", buffering=0)
         self._lock = threading.Lock()
+        # Only this process speaks here: a loader's worker that outlives it must not keep the pipe open.
+        os.set_inheritable(descriptor, False)
+        os.register_at_fork(after_in_child=self._pipe.close)
 
     def send(self, message: Message) -> None:
         line = encode(message)
@@ -68,7 +71,7 @@ def _work(job: Job, channel: _Channel, signals: SignalWatch) -> LeftWork | Faile
         channel.send(Ready())
         if sys.stdin.readline() != "go\n":
             return LeftWork("preempted", "the supervisor had no work")
-        threading.Thread(target=_die_at_end_of, args=(sys.stdin,), daemon=True).start()
+        threading.Thread(target=_die_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
         return LeftWork(_attach_and_work(job, train, channel, signals))
     except Preempted as ending:
         return LeftWork("preempted", str(ending))
@@ -102,8 +105,10 @@ def _die_with(supervisor: int) -> None:
         os._exit(ExitCode.INTERRUPTED)
 
 
-def _die_at_end_of(stream: Any) -> None:
-    stream.read()
+def _die_at_end_of(descriptor: int) -> None:
+    # Not sys.stdin.read(): it holds the stream's lock, which a loader's forked worker would wait for for ever.
+    while os.read(descriptor, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 
