@@ -60,7 +60,8 @@ def export(stored: StoredStudy, directory: Path, number: int | None, virtual_epo
         staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.absolute().parent))
         try:
             _write(staging, weights, story, stored.sources())
-            staging.chmod(0o777 & ~_umask())
+            for path in (staging, *staging.rglob("*")):  # safetensors writes for the owner alone
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             os.replace(staging, directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)

@@ -174,7 +174,7 @@ class Study:
         parameters, metrics, seeds, versions and fingerprints, ``source/`` the trainable's code.
 
         Args:
-            directory: Made if it does not exist; files of an earlier export are replaced.
+            directory: Made if it does not exist; must be empty.
             trial: Its number; the best by default.
             virtual_epoch: Which checkpoint; the selected one by default.
 
