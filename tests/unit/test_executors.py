@@ -145,4 +145,4 @@ def test_a_copied_database_is_a_study_of_its_own(bench: Bench) -> None:
     shutil.copy(bench.folder / "study.db", bench.folder / "copy.db")
     copy = Bench(bench.folder, f"sqlite:///{bench.folder / 'copy.db'}")
     assert copy.run(fine, PROGRAM).tally == Tally(complete=3)
-    assert Bench(bench.folder, bench.url, n_trials=1).look(lambda desk: Desk.phases(desk)) == ["told"]
+    assert Bench(bench.folder, bench.url, n_trials=1).look(Desk.phases) == ["told"]
