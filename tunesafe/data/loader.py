@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset, default_collate, get_worker_inf
 from tunesafe.data.blocks import IndexBlocks, Span
 from tunesafe.data.devices import move
 from tunesafe.data.order import Order
+from tunesafe.data.orphans import die_with_parent
 from tunesafe.data.permutation import hash_positions
 from tunesafe.data.seeding import SeededReader, seed_generators, undisturbed
 from tunesafe.data.sources import MapDataset
@@ -182,12 +183,13 @@ def _reads_whole_batches(dataset: Any) -> bool:
 
 
 class _WorkerInit:
-    """Shows a worker its own dataset instead of our reader, then does what the user asked for."""
+    """Ties a worker to its parent, shows it its own dataset instead of our reader, then does as the user asked."""
 
     def __init__(self, dataset: MapDataset, then: Callable[[int], None] | None) -> None:
         self._dataset, self._then = dataset, then
 
     def __call__(self, worker_id: int) -> None:
+        die_with_parent()
         info: Any = get_worker_info()
         object.__setattr__(info, "dataset", self._dataset)  # it is read-only, and so far shows our reader
         if self._then is not None:

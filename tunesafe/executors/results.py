@@ -55,8 +55,6 @@ def result_of(
     """
     code = lifecycle.exit_code(tally, spec.max_failures, paused=left is Left.TIMED_OUT)
     ended = f"{tally.ended} trials ({tally.complete} complete, {tally.pruned} pruned, {tally.failed} failed)"
-    if isinstance(left, LeaseLostError):
-        return RunResult(ExitCode.LEASE_LOST, str(left), tally)
     if code is ExitCode.USER_CODE:
         message = (
             f"stopped: {tally.held or tally.failed} trials in a row raised an exception; they keep their numbers and "
@@ -66,6 +64,8 @@ def result_of(
     if lifecycle.standing(tally, spec.max_failures) is lifecycle.Standing.FINISHED:
         word = "nothing to do" if before == tally else "done"
         return RunResult(code, f"{word}: {ended}{_why_fewer(spec, tally)}", tally)
+    if isinstance(left, LeaseLostError):
+        return RunResult(ExitCode.LEASE_LOST, str(left), tally)
     if left is Left.TIMED_OUT:
         return RunResult(code, f"paused: the timeout is used up with {ended}; raise it to continue", tally)
     reason = f" by {left}" if isinstance(left, Preempted) else ""

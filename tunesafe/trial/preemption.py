@@ -63,6 +63,7 @@ class SignalWatch:
         self.urgent = False
         """Whether a second one has come: nothing more is to be finished."""
         self._now = now
+        self._came: str | None = None
         self._depth = 0
         self._previous: dict[int, Any] = {}
 
@@ -81,9 +82,19 @@ class SignalWatch:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
+    def ask(self, reason: str) -> None:
+        """Ask to leave as a first signal does, from any thread.
+
+        It makes no signal the second one: a batch system may signal every process of a job, while a
+        supervisor asks its workers as well.
+        """
+        if self.reason is None:
+            self.since, self.reason = self._now(), reason
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self.reason is not None:
+        if self._came is not None:
             self.urgent = True
-            raise Preempted(f"{name} after {self.reason}")
-        self.since, self.reason = self._now(), name
+            raise Preempted(f"{name} after {self._came}")
+        self._came = name
+        self.ask(name)

@@ -8,15 +8,18 @@ because its standard input closes.
 
 from __future__ import annotations
 
-import ctypes
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TextIO
 
+from tunesafe.contracts import Notice
+from tunesafe.data.orphans import die_with_parent
 from tunesafe.errors import (
     ExitCode,
     LeaseLostError,
@@ -29,49 +32,88 @@ from tunesafe.trial.preemption import SignalWatch
 from tunesafe.trial.resolve import resolve
 from tunesafe.worker.judging import judges
 from tunesafe.worker.loop import Worker
-from tunesafe.worker.wire import Failed, Job, LeftWork, Message, Ready, SignOfLife, encode
+from tunesafe.worker.wire import GO, LEAVE, Failed, Job, LeftWork, Message, Ready, SignOfLife, encode
 
 __all__ = ["main"]
 
-_PR_SET_PDEATHSIG = 1
+_FOR_WATCHERS = ("output", "reported", "event")
+"""Notices that nothing but a display depends on."""
 
 
 def main() -> int:
     """Work on one study as the supervisor says; the exit code is that of the ending."""
-    job = Job.from_line(sys.stdin.readline())
-    _die_with(job.supervisor)
+    orders = _take_standard_input()
+    line = orders.readline()
+    if not line.endswith("\n"):  # the supervisor died before it had said what to do
+        return ExitCode.INTERRUPTED
+    job = Job.from_line(line)
+    die_with_parent()
+    if os.getppid() != job.supervisor:  # it died before the kernel was asked
+        return ExitCode.INTERRUPTED
     sys.path[:] = job.path
+    if job.python_path is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = job.python_path
     channel = _Channel(job.messages)
     with SignalWatch() as signals:
-        ending = _work(job, channel, signals)
+        begin = threading.Event()
+        threading.Thread(target=_obey, args=(orders, signals, begin), daemon=True).start()
+        ending = _work(job, channel, signals, begin)
         channel.send(ending)
     return ending.exit_code if isinstance(ending, Failed) else ExitCode.OK
+
+
+def _take_standard_input() -> TextIO:
+    """Orders come on a descriptor of their own: user code that reads its standard input finds it empty."""
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return orders
+
+
+def _obey(orders: TextIO, signals: SignalWatch, begin: threading.Event) -> None:
+    """Follow the supervisor's orders; they end when it does."""
+    with suppress(OSError, ValueError):
+        for line in orders:
+            order, _, reason = line.rstrip("\n").partition(" ")
+            if order == LEAVE:
+                signals.ask(reason)
+            if order in (GO, LEAVE):
+                begin.set()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _Channel:
     """Sends messages, from any thread, one line at a time."""
 
     def __init__(self, descriptor: int) -> None:
-        self._pipe: BinaryIO = os.fdopen(descriptor, "wb", buffering=0)
-        self._lock = threading.Lock()
-        # Only this process speaks here: a loader's worker that outlives it must not keep the pipe open.
+        self._descriptor = descriptor
         os.set_inheritable(descriptor, False)
-        os.register_at_fork(after_in_child=self._pipe.close)
+        self._lock = threading.Lock()
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
 
     def send(self, message: Message) -> None:
+        """Send it; if nobody listens (the supervisor is stopped, or gone), training does not wait for watchers."""
         line = encode(message)
-        with self._lock:
+        with self._lock, suppress(OSError):
+            if _is_for_watchers(message) and not self._room.poll(0):
+                return
             while line:
-                line = line[self._pipe.write(line) :]
+                line = line[os.write(self._descriptor, line) :]
 
 
-def _work(job: Job, channel: _Channel, signals: SignalWatch) -> LeftWork | Failed:
+def _is_for_watchers(message: Message) -> bool:
+    return isinstance(message, SignOfLife) or (isinstance(message, Notice) and message.kind in _FOR_WATCHERS)
+
+
+def _work(job: Job, channel: _Channel, signals: SignalWatch, begin: threading.Event) -> LeftWork | Failed:
     try:
         train = resolve(job.trainable, Path(job.folder))
         channel.send(Ready())
-        if sys.stdin.readline() != "go\n":
-            return LeftWork("preempted", "the supervisor had no work")
-        threading.Thread(target=_die_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
+        begin.wait()
         return LeftWork(_attach_and_work(job, train, channel, signals))
     except Preempted as ending:
         return LeftWork("preempted", str(ending))
@@ -84,8 +126,10 @@ def _work(job: Job, channel: _Channel, signals: SignalWatch) -> LeftWork | Faile
 
 
 def _attach_and_work(job: Job, train: Callable[..., Any], channel: _Channel, signals: SignalWatch) -> str:
+    if signals.reason is not None:
+        raise Preempted(signals.reason)
     folder = Path(job.folder)
-    with attach_study(job.storage, job.name, folder, job.fingerprint, judges) as opened:
+    with attach_study(job.storage, job.name, folder, job.fingerprint, judges, job.storage_timeout) as opened:
         worker = Worker(opened, lambda: train, signals, channel.send, folder, index=job.index)
         if opened.spec.stall_timeout is not None:
             interval = min(opened.spec.stall_timeout / 4, 1.0)
@@ -96,20 +140,6 @@ def _attach_and_work(job: Job, train: Callable[..., Any], channel: _Channel, sig
 def _pulse(worker: Worker, channel: _Channel, interval_seconds: float) -> None:
     while not threading.Event().wait(interval_seconds):
         channel.send(SignOfLife(worker.num_signs_of_life))
-
-
-def _die_with(supervisor: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it died before the kernel was asked
-        os._exit(ExitCode.INTERRUPTED)
-
-
-def _die_at_end_of(descriptor: int) -> None:
-    # Not sys.stdin.read(): it holds the stream's lock, which a loader's forked worker would wait for for ever.
-    while os.read(descriptor, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from tunesafe.contracts import Assignment, Outcome
+from tunesafe.errors import ExitCode
 from tunesafe.spec import StudySpec
 from tunesafe.trial.context import Trial
 from tunesafe.trial.preemption import SignalWatch
@@ -43,7 +45,13 @@ def train_trial(
     """
     torch.set_num_threads(num_threads)
     settings = TrialSettings(spec.budget, spec.objective, spec.checkpoint, spec.grace)
-    return run_trial(train, Trial(assignment, settings, services, device=_device(index), signals=signals))
+    trial = Trial(assignment, settings, services, device=_device(index), signals=signals)
+    worker = os.getpid()
+    try:
+        return run_trial(train, trial)
+    finally:
+        if os.getpid() != worker:  # user code forked, and its child came back: the trial is not the child's to end
+            os._exit(ExitCode.FAILED)
 
 
 def _device(index: int) -> str:

@@ -1,8 +1,8 @@
 """What a worker process and its supervisor say to each other: lines of JSON, plain values only.
 
-A process is handed a job (where the study is, where the code is), never live objects. It
-answers with messages on a pipe of its own, so nothing that user code or a library prints
-can be taken for one.
+A process is handed a job (where the study is, where the code is) and then orders, on its
+standard input; never live objects. It answers with messages on a pipe of its own, so nothing
+that user code or a library prints can be taken for one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from typing import Any
 from tunesafe.contracts import Notice
 from tunesafe.errors import ExitCode, SpecError, StorageError, TunesafeError
 
-__all__ = ["Failed", "Job", "LeftWork", "Message", "Ready", "SignOfLife", "decode", "encode"]
+__all__ = ["GO", "LEAVE", "Failed", "Job", "LeftWork", "Message", "Ready", "SignOfLife", "decode", "encode"]
+
+GO = "go"
+"""Order to a worker: the study is open, begin."""
+LEAVE = "leave"
+"""Order to a worker: save what can be saved and leave; the reason follows on the same line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class Job:
     messages: int
     supervisor: int
     path: Sequence[str]
+    python_path: str | None
+    storage_timeout: float = 600.0
 
     def to_line(self) -> str:
         """As one line of JSON."""
@@ -116,12 +123,15 @@ _TYPES: Mapping[str, type[Any]] = {cls.__name__: cls for cls in (Ready, SignOfLi
 
 
 def encode(message: Message) -> bytes:
-    """As one line."""
-    return (json.dumps({"type": type(message).__name__, **asdict(message)}, default=str) + "\n").encode()
+    """As one line; it begins with a line end, too, so that a message cut short before it spoils only itself."""
+    return ("\n" + json.dumps({"type": type(message).__name__, **asdict(message)}, default=str) + "\n").encode()
 
 
-def decode(line: bytes) -> Message:
-    """Read a line back."""
-    values = json.loads(line)
-    message: Message = _TYPES[values.pop("type")](**values)
+def decode(line: bytes) -> Message | None:
+    """Read a line back; ``None`` if it is no message: user code can write to any descriptor."""
+    try:
+        values = json.loads(line)
+        message: Message = _TYPES[values.pop("type")](**values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
     return message

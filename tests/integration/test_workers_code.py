@@ -1,0 +1,68 @@
+"""User code that does what it should not does it to its own trial only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.workers_project import Project, is_running, started, wait_for
+
+pytestmark = pytest.mark.timeout(240)
+
+MISBEHAVE = """
+first = trial.attempt == 1 and seen == 16
+if trial.number == 0 and seen == 16:
+    ctypes.string_at(0)
+elif trial.number == 1 and seen == 16:
+    os._exit(0)
+elif trial.number == 2 and seen == 16:
+    sys.exit(3)
+elif trial.number == 3 and first:
+    sys.stdout.close()
+    os.close(1)
+    sys.stdin.close()
+    sys.stderr = None
+elif trial.number == 4 and first:
+    for descriptor in (1, 2, *map(int, os.listdir("/proc/self/fd"))):
+        try:
+            if not os.readlink(f"/proc/self/fd/{descriptor}").startswith("/"):
+                os.write(descriptor, b"\\x00\\xff{\\"type\\": 3}\\n[1]\\n\\xfe")
+        except OSError:
+            pass
+elif trial.number == 5 and first:
+    if os.fork() == 0:
+        if os.fork() == 0:
+            (FOLDER / "forked.pid").write_text(str(os.getpid()))
+            time.sleep(600)
+            os._exit(0)
+        raise RuntimeError("a fork that comes back is not the worker")
+    os.wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+elif trial.number == 6 and first:
+    os.chdir("/")
+    threading.Thread(target=threading.Event().wait).start()
+elif trial.number == 7 and first:
+    assert os.read(0, 10) == b"", "it has read what the supervisor says"
+"""
+
+
+def test_whatever_user_code_does_to_its_process_costs_no_other_trial_anything(tmp_path: Path) -> None:
+    """Poison trials fail by the rule of retries, all others complete, and nothing is left running."""
+    project = Project.make(tmp_path, act=MISBEHAVE, n_trials=8, more="retries: 2")
+    with started(project, "-w", "2") as run:
+        assert run.wait() == 0, run.words
+        assert run.workers() == []
+    assert project.phases() == ["told"] * 8, run.words
+    states = dict(project.optuna_states())
+    assert [number for number, state in states.items() if state == "FAIL"] == [0, 1, 2]
+    assert set(states.values()) == {"FAIL", "COMPLETE"}
+    reasons = [row.outcome.reason for row in project.rows() if row.outcome is not None]
+    assert reasons[:3] == [
+        "its process died 2 times in a row without progress, last by SIGSEGV",
+        "its process died 2 times in a row without progress, last by exit code 0",
+        "SystemExit: 3",
+    ]
+    assert [row.attempt for row in project.rows()] == [2, 2, 1, 1, 1, 2, 1, 1]
+    forked = int((tmp_path / "forked.pid").read_text())
+    wait_for(lambda: not is_running(forked))
