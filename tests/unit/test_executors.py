@@ -68,17 +68,21 @@ def test_a_space_with_fewer_points_than_trials_ends_with_those_and_says_so(sampl
         assert result.tally == Tally(complete=6)
         assert result.message == (f"{word}: 6 trials (6 complete, 0 pruned, 0 failed); {why}, n_trials is {n_trials}")
     assert bench.told[0].details["n_trials"] == 6
+    assert bench.told[0].details["grid_points"] == (6 if sampler == "grid" else None)
 
 
 def test_initial_trials_come_on_top_of_a_grid(bench: Bench) -> None:
     """They are no points of it: all of these are tried as well."""
     keys = GRID | {"initial_trials": [{"a": 1, "b": 1}]}
+    assert bench.run(fine, n_trials=7, **keys).tally == Tally(complete=7)
+    assert bench.told[0].details["grid_points"] is None
     assert bench.run(fine, n_trials=10, **keys).tally == Tally(complete=7)
 
 
 def test_a_grid_of_as_many_points_as_trials_is_no_news(bench: Bench) -> None:
     """The message speaks of it only where trials are missing."""
     assert bench.run(fine, n_trials=6, **GRID).message.endswith("0 failed)")
+    assert bench.told[0].details["grid_points"] is None
 
 
 def test_exceptions_in_a_row_stop_the_study_until_the_code_is_mended(bench: Bench) -> None:

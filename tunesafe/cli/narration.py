@@ -60,6 +60,8 @@ class Narrator:
         standing = "finished" if ended >= total else "continuing" if details.get("begun", ended) else "starting"
         storage = mask_password(details["storage"])
         line = f"study {self._name}: {ended} of {total} trials ended, {standing}; storage {storage}"
+        if details.get("grid_points") and ended < total:
+            line += f"\nthe grid has {details['grid_points']} points: the study ends with those"
         changes = details.get("changes")
         return f"{line}\nchanged since the last run:\n{render_diff(changes)}" if changes else line
 

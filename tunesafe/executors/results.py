@@ -32,13 +32,17 @@ class RunResult:
 
 
 def opening_details(opened: OpenStudy, tally: lifecycle.Tally) -> dict[str, Any]:
-    """What the first line of a run says."""
+    """What the first line of a run says; ``grid_points`` only where they end the study early."""
+    spec = opened.spec
+    points = grid_size(spec.sampler.name, spec.sampler.options, distributions(spec))
+    ends_early = points is not None and points + sum(map(bool, spec.initial_trials)) < spec.n_trials
     return {
         "storage": opened.spec.storage,
         "changes": opened.changes,
         "n_trials": tally.open + tally.held + tally.ended,
         "ended": tally.ended,
         "begun": tally.ended + tally.claimed + tally.closing + tally.held,
+        "grid_points": points if ends_early else None,
     }
 
 

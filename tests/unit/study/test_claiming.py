@@ -13,10 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened, spec_of
+from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened
 from tunesafe.contracts import TrialPhase
 from tunesafe.errors import LeaseLostError, SpecError
-from tunesafe.store import studies
 from tunesafe.store.engine import writing
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lifecycle import Tally
@@ -278,6 +277,3 @@ def test_a_study_knows_its_numbers_only(sqlite_url: str) -> None:
         assert Desk(one).claim().number == 0
         assert Desk(other).claim().number == 0
         assert Claimant(other).claim() is None
-        with writing(one.engine) as connection:
-            assert studies.study_names(connection) == ["other", "s"]
-    assert spec_of(sqlite_url).n_trials == 3
