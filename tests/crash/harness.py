@@ -222,6 +222,7 @@ class Laboratory:
             assert ended.code == 0, f"{variation.name}: exit code {ended.code}:\n{ended.output[-4000:]}"
             outcome = study.outcome()
             assert not flaws(outcome, variation.num_trials), flaws(outcome, variation.num_trials)
+            assert variation.shows in json.dumps(outcome), f"{variation.name} shows no {variation.shows}"
             passings = json.loads((study.folder / "census.json").read_text())
             self._references[variation.name] = Reference(outcome, passings, ended.seconds, study.batches())
         return self._references[variation.name]

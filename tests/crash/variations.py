@@ -40,12 +40,14 @@ class Variation:
         changes: Keys of the study file unlike the base's; ``parameters`` are added to the base's.
         interval: Longest way between two checkpoints [examples].
         num_trials: How many trials it ends with.
+        shows: What must be found in its outcome, or it is not the study it is named after.
     """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     interval: int = TRIAL_EXAMPLES // VIRTUAL_EPOCHS
     num_trials: int = _BASE["n_trials"]
+    shows: str = "PRUNED"
 
     @property
     def virtual_epoch_examples(self) -> int:
@@ -76,15 +78,36 @@ _GRID = {
     "hidden": {"type": "categorical", "choices": [3, 5, 8]},
 }
 
+_NONE = {"name": "nop"}  # most samplers learn from complete trials only
+
 SAMPLERS = (
-    Variation("sampler tpe, grouped", {"sampler": {"name": "tpe", "n_startup_trials": 2, "group": True}}),
+    Variation(
+        "sampler tpe, grouped",
+        {"sampler": {"name": "tpe", "n_startup_trials": 2, "group": True}},
+        shows="tpe:relative_params",
+    ),
     Variation("sampler random", {"sampler": {"name": "random"}}),
     Variation(
         "sampler cmaes",
-        {"sampler": {"name": "cmaes", "n_startup_trials": 2}, "parameters": {"batch_size": 16, **_FLOATS_ONLY}},
+        {
+            "sampler": {"name": "cmaes", "n_startup_trials": 2},
+            "pruner": _NONE,
+            "parameters": {"batch_size": 16, **_FLOATS_ONLY},
+        },
+        shows="tunesafe:cma:generation",
     ),
-    Variation("sampler gp", {"sampler": {"name": "gp", "n_startup_trials": 3}}, num_trials=6),
-    Variation("sampler nsgaii", {"sampler": {"name": "nsgaii", "population_size": 3}}, num_trials=9),
+    Variation(
+        "sampler gp",
+        {"sampler": {"name": "gp", "n_startup_trials": 2}, "pruner": _NONE},
+        num_trials=6,
+        shows="gp:relative_params",
+    ),
+    Variation(
+        "sampler nsgaii",
+        {"sampler": {"name": "nsgaii", "population_size": 3}, "pruner": _NONE},
+        num_trials=9,
+        shows="NSGAIISampler:generation",
+    ),
     Variation("sampler qmc", {"sampler": {"name": "qmc"}, "parameters": {"batch_size": 16, **_FLOATS_ONLY}}),
     # Six points for ten trials: the study ends with six.
     Variation("sampler grid", {"sampler": {"name": "grid"}, "parameters": _GRID, "n_trials": 10}, num_trials=6),
@@ -93,8 +116,17 @@ SAMPLERS = (
 PRUNERS = (
     Variation("pruner successive halving", {"pruner": {"name": "successive_halving", "reduction_factor": 2}}),
     Variation("pruner hyperband", {"pruner": {"name": "hyperband", "reduction_factor": 2}}, num_trials=9),
-    Variation("pruner patient", {"pruner": {"name": "patient", "patience": 0, "wrapped_pruner": {"name": "median"}}}),
-    Variation("pruner none", {"pruner": {"name": "nop"}}),
+    Variation(
+        "pruner patient",
+        {
+            "pruner": {
+                "name": "patient",
+                "patience": 0,
+                "wrapped_pruner": {"name": "percentile", "percentile": 1.0, "n_startup_trials": 1},
+            }
+        },
+    ),
+    Variation("pruner none", {"pruner": _NONE}, shows="COMPLETE"),
 )
 
 _CONDITIONAL = {
@@ -138,8 +170,12 @@ VARIATIONS = (
         },
         interval=40 + 12,
     ),
-    Variation("early stopping", {"early_stopping": {"patience": 1, "min_delta": 0.02}, "pruner": {"name": "nop"}}),
-    Variation("conditional parameters", {"parameters": _CONDITIONAL}, num_trials=8),
+    Variation(
+        "early stopping",
+        {"early_stopping": {"patience": 1, "min_delta": 0.02}, "pruner": _NONE},
+        shows="early stopping",
+    ),
+    Variation("conditional parameters", {"parameters": _CONDITIONAL}, num_trials=8, shows="momentum"),
     Variation(
         "initial trials",
         {"initial_trials": [{"lr": 0.01}, {"lr": 0.1, "batch_size": 7, "hidden": 4}, {"hidden": 8}]},
@@ -156,7 +192,9 @@ VARIATIONS = (
         },
         interval=17 + 25,
     ),
-    Variation("every ending", {"trainable": "train.py:train_until_enough", "pruner": {"name": "nop"}}, num_trials=9),
+    Variation(
+        "every ending", {"trainable": "train.py:train_until_enough", "pruner": _NONE}, num_trials=9, shows="FAIL"
+    ),
     # When a checkpoint is due depends on the time here, so only the last of a trial is the same in every run.
     Variation(
         "checkpoint auto",
