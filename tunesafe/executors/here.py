@@ -52,6 +52,8 @@ def run_study(
         claimant.take_up_held()
         before = claimant.tally()
         watch(Notice("opened", None, opening_details(opened, before)))
+        for warning in opened.warnings:
+            watch(Notice("event", None, {"event": "storage_warning", "message": warning}))
         left: Left | BaseException
         with SignalWatch() as signals:
             try:

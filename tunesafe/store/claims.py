@@ -33,6 +33,7 @@ __all__ = [
     "held",
     "is_takeable",
     "mark_told",
+    "new_token",
     "record_outcome",
     "release",
     "renew",
@@ -47,8 +48,19 @@ _CLAIMABLE = (TrialPhase.CLOSING, TrialPhase.CLAIMED)
 """Phases a trial can be claimed again in, in claim order."""
 
 
+def new_token() -> str:
+    """A name for a claim that is about to be made; made beforehand, so that the claim can be looked for."""
+    return uuids.uuid4().hex
+
+
 def claim_free(
-    connection: Connection, uuid: str, number: int, n_trials: int, owner: Owner, lease_seconds: float
+    connection: Connection,
+    uuid: str,
+    number: int,
+    n_trials: int,
+    owner: Owner,
+    lease_seconds: float,
+    token: str | None = None,
 ) -> Claim | None:
     """Claim a number nobody has had; ``None`` if it is beyond the study or not free.
 
@@ -56,7 +68,7 @@ def claim_free(
     """
     if number >= n_trials:
         return None
-    token = uuids.uuid4().hex
+    token = token or new_token()
     result = connection.execute(
         _trial_update(uuid, number)
         .where(trials.c.phase == TrialPhase.FREE)
@@ -89,11 +101,13 @@ def is_takeable(row: TrialRow, now: float) -> bool:
     return row.lease_expires_at <= now or row.owner is None or is_provably_dead(row.owner)
 
 
-def retake(connection: Connection, uuid: str, row: TrialRow, owner: Owner, lease_seconds: float) -> Claim | None:
+def retake(
+    connection: Connection, uuid: str, row: TrialRow, owner: Owner, lease_seconds: float, token: str | None = None
+) -> Claim | None:
     """Claim a trial as it was read; ``None`` if its fence or phase has changed since: somebody was faster."""
     if row.phase not in _CLAIMABLE:
         return None
-    token = uuids.uuid4().hex
+    token = token or new_token()
     result = connection.execute(
         _trial_update(uuid, row.number)
         .where(trials.c.fence == row.fence, trials.c.phase == row.phase)
@@ -108,7 +122,10 @@ def retake(connection: Connection, uuid: str, row: TrialRow, owner: Owner, lease
 def find_token(connection: Connection, uuid: str, token: str) -> Claim | None:
     """The claim a token names, if it stands: the answer to a lost COMMIT reply."""
     columns = (trials.c.number, trials.c.phase, trials.c.fence, trials.c.token, trials.c.attempt)
-    row = connection.execute(select(*columns).where(trials.c.study == uuid, trials.c.token == token)).one_or_none()
+    query = select(*columns).where(trials.c.study == uuid, trials.c.token == token, trials.c.phase.in_(_CLAIMABLE))
+    # A commit can arrive after its reply was given up for lost, beside the one made instead of it: either will do,
+    # and nobody renews the other's lease.
+    row = connection.execute(query.order_by(trials.c.number).limit(1)).one_or_none()
     return None if row is None else Claim(row.number, TrialPhase(row.phase), row.fence, row.token, row.attempt)
 
 

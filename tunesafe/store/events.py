@@ -4,34 +4,57 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from tunesafe.contracts import Event
 from tunesafe.store import jsontext
 from tunesafe.store.engine import clock
 from tunesafe.store.tables import events
 
-__all__ = ["append_event", "events_of"]
+__all__ = ["append_event", "events_of", "newest_event_of_this_process"]
 
 
-def append_event(connection: Connection, uuid: str, event: Event) -> None:
+def append_event(connection: Connection, uuid: str, event: Event, *, again: bool = False) -> None:
     """Add an event at the database's time, with this host and process.
+
+    Args:
+        connection: In a write transaction.
+        uuid: The study.
+        event: What happened.
+        again: Whether an earlier attempt may have been committed without our knowing: then what
+            is there already is not added twice.
 
     Raises:
         StateError: If its details are not plain values.
     """
+    details_json = jsontext.dump(dict(event.details))
+    if again:
+        newest = _newest_of_this_process(connection, uuid)
+        if newest is not None and (newest.kind, newest.number, newest.details_json) == (
+            event.kind,
+            event.number,
+            details_json,
+        ):
+            return
     connection.execute(
         insert(events).values(
             study=uuid,
             number=event.number,
             kind=event.kind,
-            details_json=jsontext.dump(dict(event.details)),
-            host=socket.gethostname()[:255],
+            details_json=details_json,
+            host=_host(),
             pid=os.getpid(),
             at=clock(),
         )
     )
+
+
+def newest_event_of_this_process(connection: Connection, uuid: str) -> Event | None:
+    """The last thing this process noted, without host and process id: what a lost COMMIT reply may have been about."""
+    row = _newest_of_this_process(connection, uuid)
+    return None if row is None else Event(row.kind, row.number, jsontext.load(row.details_json), row.at)
 
 
 def events_of(
@@ -49,3 +72,12 @@ def events_of(
         Event(row.kind, row.number, {**jsontext.load(row.details_json), "host": row.host, "pid": row.pid}, row.at)
         for row in reversed(rows)
     ]
+
+
+def _newest_of_this_process(connection: Connection, uuid: str) -> Row[Any] | None:
+    ours = (events.c.study == uuid, events.c.host == _host(), events.c.pid == os.getpid())
+    return connection.execute(select(events).where(*ours).order_by(events.c.event_id.desc()).limit(1)).first()
+
+
+def _host() -> str:
+    return socket.gethostname()[:255]

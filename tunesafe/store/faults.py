@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from tunesafe.errors import StorageError
 from tunesafe.store.urls import display_url
 
-__all__ = ["CorruptStorageError", "TransientStorageError", "translated"]
+__all__ = ["CorruptStorageError", "TransientStorageError", "as_storage_error", "translated"]
 
 
 class TransientStorageError(StorageError):
@@ -46,6 +46,11 @@ _GONE = (
 )
 _READ_ONLY = (StorageError, "cannot be written", "Check the permissions of the file and of its folder.")
 _CANNOT_OPEN = (StorageError, "cannot be opened", "Check that the file exists and may be read and written.")
+_IO = (
+    StorageError,
+    "could not be read or written",
+    "Look after its disk (space, quota, health), then run the same command: it continues.",
+)
 _CORRUPT = (
     CorruptStorageError,
     "is damaged",
@@ -63,6 +68,7 @@ _SQLITE: dict[str, _Fault] = {
     "SQLITE_READONLY": _READ_ONLY,
     "SQLITE_PERM": _READ_ONLY,
     "SQLITE_CANTOPEN": _CANNOT_OPEN,
+    "SQLITE_IOERR": _IO,
     "SQLITE_CORRUPT": _CORRUPT,
     "SQLITE_NOTADB": _CORRUPT,
 }
@@ -92,15 +98,22 @@ _MYSQL: dict[int, _Fault] = {
     1836: _READ_ONLY,
     1040: _GONE,
     1053: _GONE,
+    1203: _GONE,
+    1927: _GONE,
     2002: _GONE,
     2003: _GONE,
     2006: _GONE,
     2013: _GONE,
+    4031: _GONE,
     1044: _REFUSED,
     1045: _REFUSED,
     1049: _REFUSED,
     1698: _REFUSED,
 }
+_MYSQL_CLIENT = range(2000, 3000)
+"""Numbers of errors found on this side of the connection; all others are a server's answers."""
+_REFUSALS = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+"""How PostgreSQL says no to a connection: psycopg has no code for it."""
 _ERRNO: dict[int, _Fault] = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -120,8 +133,13 @@ def translated(url: URL) -> Iterator[None]:
     except IntegrityError:
         raise
     except (SQLAlchemyError, OSError) as error:
-        kind, happened, advice = _diagnose(error)
-        raise kind(f"The database {display_url(url)} {happened}: {_cause(error)}.\n{_SAFE}\n{advice}") from error
+        raise as_storage_error(error, url) from error
+
+
+def as_storage_error(error: SQLAlchemyError | OSError, url: URL) -> StorageError:
+    """What an error of the database, or of the disk under it, is in our words."""
+    kind, happened, advice = _diagnose(error)
+    return kind(f"The database {display_url(url)} {happened}: {_cause(error)}.\n{_SAFE}\n{advice}")
 
 
 def _diagnose(error: Exception) -> _Fault:
@@ -138,9 +156,15 @@ def _diagnose(error: Exception) -> _Fault:
     number = driver.args[0] if driver is not None and driver.args else None
     if isinstance(number, int) and number in _MYSQL:
         return _MYSQL[number]
+    if error.connection_invalidated:
+        return _GONE
+    if isinstance(number, int) and number and number not in _MYSQL_CLIENT:
+        return _FAILED
+    if any(refusal in str(driver) for refusal in _REFUSALS):
+        return _REFUSED
     # psycopg gives no code where it never reached a server.
     unreached = type(driver).__name__ in {"OperationalError", "ConnectionTimeout", "InterfaceError"}
-    return _GONE if error.connection_invalidated or unreached else _FAILED
+    return _GONE if unreached else _FAILED
 
 
 def _cause(error: Exception) -> str:

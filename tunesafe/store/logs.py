@@ -7,19 +7,24 @@ from sqlalchemy import Connection, func, insert, select
 from tunesafe.contracts import LogChunk
 from tunesafe.store.tables import logs
 
-__all__ = ["append_log", "logs_of"]
+__all__ = ["append_log", "logs_of", "num_chunks"]
+
+
+def num_chunks(connection: Connection, uuid: str, number: int, attempt: int) -> int:
+    """How many pieces of an attempt's output are there."""
+    key = (logs.c.study == uuid, logs.c.number == number, logs.c.attempt == attempt)
+    last = connection.execute(select(func.max(logs.c.seq)).where(*key)).scalar_one_or_none()
+    return 0 if last is None else int(last) + 1
 
 
 def append_log(connection: Connection, uuid: str, chunk: LogChunk) -> None:
     """Add a piece of an attempt's output after what is there. One process writes an attempt's log."""
-    key = (logs.c.study == uuid, logs.c.number == chunk.number, logs.c.attempt == chunk.attempt)
-    last = connection.execute(select(func.max(logs.c.seq)).where(*key)).scalar_one_or_none()
     connection.execute(
         insert(logs).values(
             study=uuid,
             number=chunk.number,
             attempt=chunk.attempt,
-            seq=0 if last is None else last + 1,
+            seq=num_chunks(connection, uuid, chunk.number, chunk.attempt),
             text=_storable(chunk.text),
         )
     )

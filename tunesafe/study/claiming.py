@@ -17,16 +17,25 @@ from tunesafe.errors import SpecError, StudyChangedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import claims, identity, studies, tallies
 from tunesafe.store.engine import database_now, reading, writing
-from tunesafe.store.events import append_event
+from tunesafe.store.events import append_event, newest_event_of_this_process
 from tunesafe.study import lifecycle
 from tunesafe.study.fenced import number_of_newest_trial
 from tunesafe.study.opening import OpenStudy
+from tunesafe.study.patience import patiently
 
 __all__ = ["Claimant", "count", "release_held"]
 
 
 class _NumberTakenError(Exception):
     """The number Optuna gave is not free in our table; its transaction is rolled back."""
+
+
+class _ClaimedBeforeError(Exception):
+    """An earlier attempt was committed after all; the transaction that would make a second trial is rolled back."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        super().__init__(claim)
 
 
 class Claimant:
@@ -40,6 +49,7 @@ class Claimant:
     def __init__(self, opened: OpenStudy, owner: Owner | None = None) -> None:
         self._opened, self._engine, self._storage = opened, opened.engine, opened.storage
         self._uuid, self._spec = opened.row.uuid, opened.spec
+        self._patience = opened.patience
         self._owner = owner or identity.this_process()
 
     def claim(self) -> Claim | None:
@@ -50,26 +60,38 @@ class Claimant:
             SpecError: If somebody else put trials into it.
         """
         failpoint("claim.before")
+        # The token is made first: an attempt whose reply was lost is found by it, not made twice.
+        claim = self._patience(self._claim, claims.new_token())
+        if claim is not None:
+            failpoint("claim.after")
+        return claim
+
+    def _claim(self, token: str) -> Claim | None:
         with writing(self._engine) as connection:
+            if (made := self._claimed_before(connection, token)) is not None:
+                return made
             tally = self._check_revision(connection)
             if lifecycle.held_to_be_told(tally, self._spec.max_failures):
                 release_held(connection, self._uuid, TrialPhase.CLOSING)
                 tally = count(connection, self._uuid)
             if lifecycle.standing(tally, self._spec.max_failures) is not lifecycle.Standing.RUNNING:
                 return None
-            claim = self._retake(connection)
+            claim = self._retake(connection, token)
         if claim is None and tally.free:
-            claim = self._take_free()
-        if claim is not None:
-            failpoint("claim.after")
+            claim = self._take_free(token)
         return claim
 
+    def _claimed_before(self, connection: Connection, token: str) -> Claim | None:
+        return claims.find_token(connection, self._uuid, token) if self._patience.repeating else None
+
+    @patiently
     def release(self, claim: Claim) -> None:
         """Give a trial back unfinished; the next claim continues it."""
         with writing(self._engine) as connection:
             claims.release(connection, self._uuid, claim.number, claim.fence)
             self._note(connection, "released", claim.number, {"attempt": claim.attempt})
 
+    @patiently
     def record_death(self, holds: tuple[int, int] | None, how: str) -> dict[str, Any]:
         """Count the death of a process this supervisor has seen; the last one allowed fails its trial.
 
@@ -86,6 +108,8 @@ class Claimant:
                 self._note(connection, "died", None, details)
                 return details
             number, fence = holds
+            if (counted := self._counted_before(connection, number)) is not None:
+                return counted
             deaths = claims.count_death(connection, self._uuid, number, fence)
             if deaths is not None:
                 details |= {"deaths": deaths, "retries": self._spec.retries}
@@ -93,6 +117,10 @@ class Claimant:
                     self._fail(connection, number, fence, deaths, how)
             self._note(connection, "died", number, details)
             return details
+
+    def _counted_before(self, connection: Connection, number: int) -> dict[str, Any] | None:
+        newest = newest_event_of_this_process(connection, self._uuid) if self._patience.repeating else None
+        return dict(newest.details) if newest is not None and (newest.kind, newest.number) == ("died", number) else None
 
     def _fail(self, connection: Connection, number: int, fence: int, deaths: int, how: str) -> None:
         row = claims.trial_row(connection, self._uuid, number)
@@ -102,11 +130,13 @@ class Claimant:
         claims.record_outcome(connection, self._uuid, number, fence, outcome)
         claims.release(connection, self._uuid, number, fence)
 
-    def note(self, kind: str, number: int | None, **details: Any) -> None:
+    @patiently
+    def note(self, /, kind: str, number: int | None, **details: Any) -> None:
         """Keep an event for ``status`` and the report."""
         with writing(self._engine) as connection:
             self._note(connection, kind, number, details)
 
+    @patiently
     def take_up_held(self) -> None:
         """Take up again the trials over whose exceptions the study had stopped."""
         with writing(self._engine) as connection:
@@ -125,6 +155,7 @@ class Claimant:
         time.sleep(seconds)
         return True
 
+    @patiently
     def tally(self) -> lifecycle.Tally:
         """The study's trials by where they are now."""
         with reading(self._engine) as connection:
@@ -138,24 +169,27 @@ class Claimant:
             )
         return count(connection, self._uuid)
 
-    def _retake(self, connection: Connection) -> Claim | None:
+    def _retake(self, connection: Connection, token: str) -> Claim | None:
         now = database_now(connection)
         for row in claims.claimable(connection, self._uuid):
             if not claims.is_takeable(row, now):
                 continue
-            claim = claims.retake(connection, self._uuid, row, self._owner, self._spec.lease)
+            claim = claims.retake(connection, self._uuid, row, self._owner, self._spec.lease, token)
             if claim is not None:
                 self._note(connection, *_story_of(row, claim))
                 return claim
         return None
 
-    def _take_free(self) -> Claim:
+    def _take_free(self, token: str) -> Claim:
         taken: list[Claim] = []
 
         def take(connection: Connection) -> None:
+            # Asked again under Optuna's lock on the study: the earlier commit may have been on its way until now.
+            if (made := self._claimed_before(connection, token)) is not None:
+                raise _ClaimedBeforeError(made)
             number = number_of_newest_trial(connection, self._opened.study_id)
             claim = claims.claim_free(
-                connection, self._uuid, number, self._spec.n_trials, self._owner, self._spec.lease
+                connection, self._uuid, number, self._spec.n_trials, self._owner, self._spec.lease, token
             )
             if claim is None:
                 raise _NumberTakenError(number)
@@ -166,6 +200,8 @@ class Claimant:
         try:
             with self._storage.carrying(take):
                 self._storage.create_new_trial(self._opened.study_id)
+        except _ClaimedBeforeError as before:
+            return before.claim
         except _NumberTakenError as error:
             raise SpecError(
                 f"Optuna's study {self._spec.name!r} would number its next trial {error}, which is not free in "
@@ -175,7 +211,7 @@ class Claimant:
         return taken[-1]
 
     def _note(self, connection: Connection, kind: str, number: int | None, details: dict[str, Any]) -> None:
-        append_event(connection, self._uuid, Event(kind, number, details))
+        append_event(connection, self._uuid, Event(kind, number, details), again=self._patience.repeating)
 
 
 def count(connection: Connection, uuid: str) -> lifecycle.Tally:

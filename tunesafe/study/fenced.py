@@ -23,14 +23,14 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tunesafe.errors import StorageError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.engine import apply_pragmas, connect_kwargs
-from tunesafe.store.faults import translated
+from tunesafe.store.faults import TransientStorageError, as_storage_error, translated
 from tunesafe.store.urls import canonical_url, display_url
 
 __all__ = ["Carried", "FencedStorage", "number_of_newest_trial"]
@@ -53,7 +53,7 @@ class FencedStorage(BaseStorage):
     def __init__(self, url: str) -> None:
         self._url = canonical_url(url)
         with self._translated():
-            self._rdb = RDBStorage(url, engine_kwargs=dict(connect_kwargs(url)))
+            self._rdb = RDBStorage(_template(self._url), engine_kwargs=dict(connect_kwargs(url)))
             apply_pragmas(self._rdb.engine)
             self._rdb.engine.dispose()  # the connections it was opened with know no pragmas
             self._inner = get_storage(self._rdb)
@@ -63,7 +63,9 @@ class FencedStorage(BaseStorage):
         self._armed: Carried | None = None
         self._current: Mapping[str, BaseDistribution] = {}
         self._shown: dict[int, FrozenTrial] = {}
+        self._trouble: StorageError | None = None
         event.listen(self._rdb.scoped_session, "before_commit", self._before_commit)
+        event.listen(self._rdb.engine, "handle_error", self._on_error)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -93,7 +95,7 @@ class FencedStorage(BaseStorage):
     @contextmanager
     def telling(self, carried: Carried) -> Iterator[None]:
         """Run ``carried`` in the transaction that ends a trial; the sampler's writes keep the guard."""
-        self._ending = carried
+        self._ending, self._trouble = carried, None
         try:
             yield
         finally:
@@ -115,20 +117,37 @@ class FencedStorage(BaseStorage):
         if self._armed is None:
             return
         carried, self._armed = self._armed, None
-        session.flush()
+        try:
+            session.flush()
+        except IntegrityError as error:
+            if carried is not self._carried:
+                raise  # Optuna ignores it: somebody wrote the same thing
+            raise TransientStorageError(f"{display_url(self._url)}: written twice at once: {error.orig}") from error
         try:
             with translated(self._url):
                 carried(session.connection())
         except IntegrityError as error:  # Optuna swallows those of attribute writes: not ours, too
             raise StorageError(f"{display_url(self._url)}: {error.orig}") from error
 
+    def _on_error(self, context: ExceptionContext) -> StorageError | None:
+        """Errors of the driver become ours before Optuna sees them: it would try to create a trial five times.
+
+        Not those of integrity, which it understands.
+        """
+        error = context.sqlalchemy_exception
+        return None if error is None or isinstance(error, IntegrityError) else as_storage_error(error, self._url)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        with translated(self._url):
-            try:
-                yield
-            except StorageInternalError as error:
-                raise error.__cause__ or StorageError(str(error)) from error
+        try:
+            with translated(self._url):
+                try:
+                    yield
+                except StorageInternalError as error:
+                    raise error.__cause__ or StorageError(str(error)) from error
+        except StorageError as error:
+            self._trouble = error
+            raise
 
     # --- what samplers and pruners may see ---------------------------------------------
 
@@ -197,6 +216,8 @@ class FencedStorage(BaseStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if self._ending is None:
             raise AssertionError("a trial ends through the ledger only")
+        if self._trouble is not None:  # Optuna tells even where the sampler's last words could not be written
+            raise self._trouble
         failpoint("tell.after_trial")
         with self.carrying(self._ending), self._write("ending a trial"):
             return self._inner.set_trial_state_values(trial_id, state, values)
@@ -246,6 +267,11 @@ class FencedStorage(BaseStorage):
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         with self._translated():
             return self._inner.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+
+def _template(url: sa.URL) -> str:
+    """The address as Optuna wants it: it fills in braces."""
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
 
 
 def number_of_newest_trial(connection: Connection, study_id: int) -> int:

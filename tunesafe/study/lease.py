@@ -23,6 +23,10 @@ from tunesafe.store.engine import database_now, writing
 __all__ = ["LeaseKeeper", "Passenger"]
 
 
+_SOON_SECONDS = 1.0
+"""Until the next try, where a renewal failed [s]."""
+
+
 class Passenger(Protocol):
     """Something that rides along in the renewing transaction, e.g. captured output."""
 
@@ -65,7 +69,7 @@ class LeaseKeeper:
         self._live, self._beaten = live_seconds, monotonic()
         self._busy = threading.Lock()
         self._wake = threading.Event()
-        self._closed = False
+        self._closed = self._missed = False
         self._thread = threading.Thread(target=self._run, name="tunesafe-lease", daemon=True)
 
     def __enter__(self) -> Self:
@@ -91,6 +95,19 @@ class LeaseKeeper:
 
     def beat(self) -> None:
         """Renew now; what the database refuses is remembered for :meth:`check`."""
+        try:
+            self.renew()
+        except StorageError:
+            # Training goes on up to the next report, which says what is wrong; we try again soon, so that
+            # nobody takes a lease that expired only because the database was away.
+            self._missed = True
+
+    def renew(self) -> None:
+        """As :meth:`beat`, but a passenger must not be left behind.
+
+        Raises:
+            StorageError: The database failed; repeating it is harmless.
+        """
         with self._busy:
             claim = self._claim
             if claim is None or self._lost is not None:
@@ -101,11 +118,9 @@ class LeaseKeeper:
                     self._live = studies.beat_study(connection, self._uuid, database_now(connection), self._lease)
                     self._passenger.board(connection, claim)
                 self._passenger.arrived()
-                self._beaten = monotonic()
+                self._beaten, self._missed = monotonic(), False
             except LeaseLostError as error:
                 self._lost = error
-            except StorageError:
-                pass  # training goes on up to the next report, which says what is wrong
 
     def check(self) -> None:
         """Raise if the lease is known to be lost.
@@ -123,5 +138,8 @@ class LeaseKeeper:
         return self._timeout is not None and self._live + (monotonic() - self._beaten) >= self._timeout
 
     def _run(self) -> None:
-        while not self._wake.wait(self._lease / 3) and not self._closed:
+        while not self._wake.wait(self._pause_seconds()) and not self._closed:
             self.beat()
+
+    def _pause_seconds(self) -> float:
+        return min(self._lease / 3, _SOON_SECONDS) if self._missed else self._lease / 3

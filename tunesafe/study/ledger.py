@@ -43,6 +43,7 @@ from tunesafe.study import suggest
 from tunesafe.study.artifacts import store_artifact
 from tunesafe.study.claiming import release_held
 from tunesafe.study.opening import OpenStudy
+from tunesafe.study.patience import patiently
 
 __all__ = ["Decision", "Judge", "Ledger"]
 
@@ -83,7 +84,7 @@ class Ledger:
     def __init__(self, opened: OpenStudy, judge: Judge, artifacts: Path) -> None:
         self._opened, self._judge, self._artifacts = opened, judge, artifacts
         self._engine, self._storage, self._optuna = opened.engine, opened.storage, opened.optuna
-        self._uuid, self._spec = opened.row.uuid, opened.spec
+        self._uuid, self._spec, self._patience = opened.row.uuid, opened.spec, opened.patience
         self._distributions = suggest.distributions(opened.spec)
         self._minimize = opened.spec.objective.direction == "minimize"
 
@@ -92,6 +93,7 @@ class Ledger:
         """The study file."""
         return self._spec
 
+    @patiently
     def settle_examples_per_pass(self, num_examples: int) -> int:
         """Fix the length of one pass for the whole study; the first trial to ask decides.
 
@@ -114,6 +116,7 @@ class Ledger:
 
     # --- drawing ------------------------------------------------------------------------
 
+    @patiently
     def draw(self, claim: Claim) -> dict[str, Parameter]:
         """The trial's parameters: sealed ones as they are, else drawn (again, and the same)."""
         with writing(self._engine) as connection:
@@ -131,6 +134,7 @@ class Ledger:
 
     # --- reports ------------------------------------------------------------------------
 
+    @patiently
     def records(self, claim: Claim) -> tuple[Record, ...]:
         """All reports of the trial, ascending, applied to Optuna once more."""
         with writing(self._engine) as connection:
@@ -142,6 +146,7 @@ class Ledger:
                     self._apply(trial, record)
         return known
 
+    @patiently
     def report(self, claim: Claim, report: Report, history: Sequence[Record]) -> Record:
         """Judge a report, make it durable with its verdict, then apply it to Optuna.
 
@@ -165,18 +170,26 @@ class Ledger:
             records.insert_record(connection, self._uuid, claim.number, claim.fence, record)
             failpoint("report.in_transaction")
 
-        if applies:
-            with self._storage.carrying(insert):
-                self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
-        else:
-            with writing(self._engine) as connection:
-                insert(connection)
+        try:
+            if applies:
+                with self._storage.carrying(insert):
+                    self._storage.set_trial_intermediate_value(trial_id, report.virtual_epoch, value)
+            else:
+                with writing(self._engine) as connection:
+                    insert(connection)
+        except records.DuplicateRecordError:  # the reply to an earlier attempt's COMMIT was lost
+            record = self._recorded_before(claim, report)
         failpoint("report.recorded")
         with self._decorating(claim):
             for write in record.writes:
                 self._storage.set_trial_system_attr(trial_id, write.key, write.value)
         failpoint("report.applied")
         return record
+
+    def _recorded_before(self, claim: Claim, report: Report) -> Record:
+        with reading(self._engine) as connection:
+            known = records.records_of(connection, self._uuid, claim.number)
+        return next(record for record in known if record.report.virtual_epoch == report.virtual_epoch)
 
     def _decide(self, trial: FrozenTrial, report: Report, value: float, history: Sequence[Record]) -> Decision:
         if not math.isfinite(value):
@@ -205,6 +218,7 @@ class Ledger:
             if write.key not in trial.system_attrs:
                 self._storage.set_trial_system_attr(trial._trial_id, write.key, write.value)
 
+    @patiently
     def attach(self, claim: Claim, file: Path) -> None:
         """Keep a copy of a file with the trial, where optuna-dashboard finds it."""
         artifact = store_artifact(file, self._artifacts, owner=f"{self._uuid}/{claim.number}")
@@ -213,6 +227,7 @@ class Ledger:
 
     # --- endings ------------------------------------------------------------------------
 
+    @patiently
     def finish(self, claim: Claim, outcome: Outcome) -> TrialPhase:
         """Record how a trial ended; Optuna is told by :meth:`close`.
 
@@ -230,6 +245,7 @@ class Ledger:
         failpoint("finish.recorded")
         return phase
 
+    @patiently
     def close(self, claim: Claim) -> Outcome:
         """Tell Optuna a recorded outcome: records, attributes, state, each only if missing.
 
@@ -257,6 +273,7 @@ class Ledger:
         failpoint("tell.after")
         return outcome
 
+    @patiently
     def ended_elsewhere(self, claim: Claim) -> Outcome | None:
         """The end that somebody else gave a trial, e.g. with optuna-dashboard's buttons; ``None`` as a rule.
 
@@ -298,9 +315,10 @@ class Ledger:
     # --- small print --------------------------------------------------------------------
 
     def _note(self, connection: Connection, kind: str, number: int | None, details: dict[str, Any]) -> None:
-        append_event(connection, self._uuid, Event(kind, number, details))
+        append_event(connection, self._uuid, Event(kind, number, details), again=self._patience.repeating)
 
-    def note(self, kind: str, number: int | None, **details: Any) -> None:
+    @patiently
+    def note(self, /, kind: str, number: int | None, **details: Any) -> None:
         """Keep an event for ``status`` and the report."""
         with writing(self._engine) as connection:
             self._note(connection, kind, number, details)

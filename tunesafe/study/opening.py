@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import optuna
@@ -27,11 +28,13 @@ from tunesafe.spec import Change, ChangeKind, Settled, StudySpec, classify, rend
 from tunesafe.store import studies, tallies
 from tunesafe.store.engine import open_engine, read_only_engine, reading, writing
 from tunesafe.store.events import append_event
+from tunesafe.store.filesystems import network_file_system
 from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.migrations import upgrade
 from tunesafe.store.urls import canonical_url, display_url, sqlite_path
 from tunesafe.study import environment, lifecycle
 from tunesafe.study.fenced import FencedStorage
+from tunesafe.study.patience import Patience
 from tunesafe.study.sampling import SeededSampler
 
 __all__ = ["OpenStudy", "Program", "attach_study", "open_study"]
@@ -40,6 +43,8 @@ _UUID_ATTRIBUTE = "tunesafe:study"
 """Optuna study attribute that ties its study to ours, whatever it is renamed to."""
 
 
+_OPENING_SECONDS = 15.0
+"""How long an opening waits for the database at most [s]: a restart fits in, and a wrong address is soon known."""
 _LOCAL = ("n_workers", "storage")
 """Keys that every host sets for itself: a host that joins must not stop the others' workers."""
 
@@ -72,6 +77,8 @@ class OpenStudy:
         spec: The study file.
         sampler: The study's sampler.
         changes: What changed since the last opening, all of it accepted.
+        patience: Waits when the database goes away.
+        warnings: What is not as it should be where the database is, one sentence each.
     """
 
     engine: Engine
@@ -82,6 +89,8 @@ class OpenStudy:
     spec: StudySpec
     sampler: SeededSampler
     changes: tuple[Change, ...] = ()
+    patience: Patience = field(default_factory=lambda: Patience(0.0))
+    warnings: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -118,22 +127,36 @@ def open_study(
         StorageError: If the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with first_open_lock(spec.storage):
-        failpoint("open.locked")
-        _refuse_foreign(spec)
-        engine = open_engine(spec.storage)
-        upgrade(engine)
-        failpoint("open.schema")
-        storage = FencedStorage(spec.storage)
-        failpoint("open.optuna")
-        with writing(engine) as connection:
-            row, changes = _settle(connection, spec, program, accept_changes)
-        failpoint("open.study")
-        study_id = _optuna_study(storage, spec, row.uuid)
-        failpoint("open.done")
-    with storage.guarded(_nothing):
-        study = optuna.Study(study_name=spec.name, storage=storage, sampler=sampler, pruner=pruner)
-    return OpenStudy(engine, storage, study, study_id, row, spec, sampler, tuple(changes))
+    patience = Patience(min(spec.storage_timeout, _OPENING_SECONDS))
+    return patience(_open, spec, program, sampler, pruner, accept_changes)
+
+
+def _open(
+    spec: StudySpec, program: Program, sampler: SeededSampler, pruner: BasePruner, accept_changes: bool
+) -> OpenStudy:
+    with ExitStack() as undo:
+        with first_open_lock(spec.storage):
+            failpoint("open.locked")
+            _refuse_foreign(spec)
+            engine = open_engine(spec.storage)
+            undo.callback(engine.dispose)
+            upgrade(engine)
+            failpoint("open.schema")
+            storage = FencedStorage(spec.storage)
+            undo.callback(storage.close)
+            failpoint("open.optuna")
+            warnings = _warnings(spec.storage)
+            with writing(engine) as connection:
+                row, changes = _settle(connection, spec, program, accept_changes)
+                _keep_warnings(connection, row.uuid, warnings)
+            failpoint("open.study")
+            study_id = _optuna_study(storage, spec, row.uuid)
+            failpoint("open.done")
+        with storage.guarded(_nothing):
+            study = optuna.Study(study_name=spec.name, storage=storage, sampler=sampler, pruner=pruner)
+        undo.pop_all()
+    patience = _patience(engine, row.uuid, spec)
+    return OpenStudy(engine, storage, study, study_id, row, spec, sampler, tuple(changes), patience, warnings)
 
 
 def attach_study(
@@ -142,6 +165,7 @@ def attach_study(
     folder: Path,
     fingerprint: str,
     judges: Callable[[StudySpec], tuple[SeededSampler, BasePruner]],
+    storage_timeout: float = 600.0,
 ) -> OpenStudy:
     """Open a study that another process has opened, as the database has it now; nothing is changed.
 
@@ -151,26 +175,66 @@ def attach_study(
         folder: The study file's folder.
         fingerprint: Of the trainable's sources here.
         judges: Builds sampler and pruner from the study file.
+        storage_timeout: How long to wait for the database [s].
 
     Raises:
         SpecError: If the study is gone, or runs other code than is here.
         StorageError: If the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    engine = open_engine(url)
-    with reading(engine) as connection:
-        row = studies.find_study(connection, name)
-    if row is None or row.fingerprint["sources"] != fingerprint:
-        raise SpecError(
-            f"study {name!r} in {display_url(url)} runs other code than is here: another command changed it. "
-            "Its finished trials are safe; update the code, then run the same command again."
-        )
-    spec = StudySpec.from_json(row.spec_json, storage=url, folder=folder)
-    sampler, pruner = judges(spec)
-    storage = FencedStorage(url)
-    study_id = storage.get_study_id_from_name(name)
-    study = optuna.Study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
-    return OpenStudy(engine, storage, study, study_id, row, spec, sampler)
+    return Patience(storage_timeout)(_attach, url, name, folder, fingerprint, judges)
+
+
+def _attach(
+    url: str,
+    name: str,
+    folder: Path,
+    fingerprint: str,
+    judges: Callable[[StudySpec], tuple[SeededSampler, BasePruner]],
+) -> OpenStudy:
+    with ExitStack() as undo:
+        engine = open_engine(url)
+        undo.callback(engine.dispose)
+        with reading(engine) as connection:
+            row = studies.find_study(connection, name)
+        if row is None or row.fingerprint["sources"] != fingerprint:
+            raise SpecError(
+                f"study {name!r} in {display_url(url)} runs other code than is here: another command changed it. "
+                "Its finished trials are safe; update the code, then run the same command again."
+            )
+        spec = StudySpec.from_json(row.spec_json, storage=url, folder=folder)
+        sampler, pruner = judges(spec)
+        storage = FencedStorage(url)
+        undo.callback(storage.close)
+        study_id = storage.get_study_id_from_name(name)
+        study = optuna.Study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        undo.pop_all()
+    return OpenStudy(engine, storage, study, study_id, row, spec, sampler, patience=_patience(engine, row.uuid, spec))
+
+
+def _patience(engine: Engine, uuid: str, spec: StudySpec) -> Patience:
+    def keep(kind: str, details: dict[str, Any]) -> None:
+        with writing(engine) as connection:
+            _note(connection, uuid, kind, details)
+
+    return Patience(spec.storage_timeout, keep=keep)
+
+
+def _warnings(url: str) -> tuple[str, ...]:
+    path = sqlite_path(canonical_url(url))
+    kind = None if path is None else network_file_system(path)
+    if kind is None:
+        return ()
+    return (
+        f"{path} is on a network file system ({kind}), where SQLite's locks and its write-ahead log are not reliable: "
+        "a study can be damaged. Use a file on a local disk, or PostgreSQL or MariaDB for workers on several hosts.",
+    )
+
+
+def _keep_warnings(connection: Connection, uuid: str, warnings: Sequence[str]) -> None:
+    if warnings and not tallies.count_events(connection, uuid, "storage_warning"):
+        for warning in warnings:
+            _note(connection, uuid, "storage_warning", {"message": warning})
 
 
 def _nothing(connection: Connection) -> None:
@@ -230,6 +294,7 @@ def _settle(
     if row is None:
         return _create(connection, spec, program, here), []
     changes = _changes(connection, row, spec, program)
+    _refuse_fewer(connection, row, spec)
     refused = [change for change in changes if change.kind is ChangeKind.BREAKING]
     if refused and not accept_changes:
         raise ChangeRefusedError(_refusal(spec, refused))
@@ -291,7 +356,7 @@ def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, pro
     return changes
 
 
-def _fit_numbers(connection: Connection, row: studies.StudyRow, spec: StudySpec, changes: Sequence[Change]) -> None:
+def _refuse_fewer(connection: Connection, row: studies.StudyRow, spec: StudySpec) -> None:
     highest = tallies.highest_begun(connection, row.uuid)
     if highest >= spec.n_trials:
         raise spec.error(
@@ -299,6 +364,9 @@ def _fit_numbers(connection: Connection, row: studies.StudyRow, spec: StudySpec,
             f"n_trials: {spec.n_trials}, but trial {highest} has begun; no trial is ever removed. "
             f"Give at least {highest + 1}, or start a study with a new name.",
         )
+
+
+def _fit_numbers(connection: Connection, row: studies.StudyRow, spec: StudySpec, changes: Sequence[Change]) -> None:
     studies.drop_free_numbers(connection, row.uuid, spec.n_trials)
     exhausted = _is_exhausted(connection, row.uuid)
     if exhausted and any(change.key.startswith(("parameters", "sampler")) for change in changes):
@@ -331,4 +399,5 @@ def _diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 def _note(connection: Connection, uuid: str, kind: str, details: dict[str, object]) -> None:
-    append_event(connection, uuid, Event(kind, None, details))
+    # An opening is repeated where the reply to its COMMIT was lost.
+    append_event(connection, uuid, Event(kind, None, details), again=True)

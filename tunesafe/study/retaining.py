@@ -18,6 +18,7 @@ from tunesafe.store.checkpoints import CheckpointStore, Surplus
 from tunesafe.store.engine import reading
 from tunesafe.store.retention import Keep, TrialKeep, surplus
 from tunesafe.study.opening import OpenStudy
+from tunesafe.study.patience import patiently
 
 __all__ = ["Retainer"]
 
@@ -32,7 +33,7 @@ class Retainer:
 
     def __init__(self, opened: OpenStudy, checkpoints: CheckpointStore) -> None:
         self._engine, self._uuid, self._spec = opened.engine, opened.row.uuid, opened.spec
-        self._checkpoints = checkpoints
+        self._checkpoints, self._patience = checkpoints, opened.patience
         self._keep = _keep_of(opened.spec)
 
     def of_live(self, number: int, history: Sequence[Record]) -> Surplus:
@@ -40,6 +41,7 @@ class Retainer:
         trial = TrialKeep(None, objectives=self._objectives(history))
         return lambda infos: surplus(infos, {number: trial}, self._keep, self._spec.objective.direction)
 
+    @patiently
     def after_end(self, number: int) -> None:
         """A trial has been told: drop its surplus, and that of the trials it displaced."""
         with reading(self._engine) as connection:

@@ -83,11 +83,13 @@ class Worker:
             live_seconds=opened.row.live_seconds,
             passenger=self._capture,
         )
+        self._patience = opened.patience
+        self._patience.listen(self._watch)
 
     @property
     def num_signs_of_life(self) -> int:
-        """How often user code has come by: at every batch, report and checkpoint."""
-        return self._keeper.num_checks
+        """How often user code has come by, or has waited for the database: at every batch, report and checkpoint."""
+        return self._keeper.num_checks + self._patience.num_attempts
 
     def _watch(self, notice: Notice) -> None:
         with self._capture.suspended():
@@ -106,7 +108,7 @@ class Worker:
             StorageError: The database failed; the trial is continued by the next command.
         """
         with self._keeper as keeper:
-            self._checkpoints.sweep_orphans()
+            self._patience(self._checkpoints.sweep_orphans)
             while not keeper.timed_out:
                 if self._signals.reason is not None:
                     raise Preempted(self._signals.reason)
@@ -126,13 +128,13 @@ class Worker:
             try:
                 outcome = self._ledger.ended_elsewhere(claim) or self._train(claim, keeper)
             except (Preempted, SpecError) as ending:
-                keeper.beat()
+                self._patience(keeper.renew)
                 self._claimant.release(claim)
                 self._watch(Notice("released", claim.number, {"reason": str(ending)}))
                 if isinstance(ending, Preempted) and keeper.timed_out and self._signals.reason is None:
                     return Left.TIMED_OUT
                 raise
-            keeper.beat()
+            self._patience(keeper.renew)
             phase = self._ledger.finish(claim, outcome)
         if phase is TrialPhase.CLOSING:
             self._close(claim)
@@ -146,7 +148,7 @@ class Worker:
         params = self._ledger.draw(claim)
         records = self._ledger.records(claim)
         train = self._trainable()
-        newest = next(iter(self._checkpoints.infos(claim.number)), None)
+        newest = next(iter(self._patience(self._checkpoints.infos, claim.number)), None)
         assignment = Assignment(
             study_name=self._spec.name,
             number=claim.number,
@@ -165,7 +167,15 @@ class Worker:
         self._watch(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
         with Trackers(self._spec.trackers, self._folder, claim.number) as trackers, self._capture.capturing():
             services = LedgerServices(
-                self._ledger, self._checkpoints, self._retainer, keeper, claim, records, self._watch, trackers
+                self._ledger,
+                self._checkpoints,
+                self._retainer,
+                keeper,
+                claim,
+                records,
+                self._watch,
+                trackers,
+                self._patience,
             )
             return train_trial(train, assignment, self._spec, services, self._signals, self._threads, self._index)
 

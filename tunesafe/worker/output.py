@@ -16,7 +16,7 @@ from typing import TextIO
 from sqlalchemy import Connection
 
 from tunesafe.contracts import Claim, LogChunk
-from tunesafe.store.logs import append_log
+from tunesafe.store.logs import append_log, num_chunks
 
 __all__ = ["Capture"]
 
@@ -33,12 +33,18 @@ class Capture:
         self._uuid, self._echo = uuid, echo
         self._lock = threading.Lock()
         self._pending: list[str] = []
-        self._boarded = 0
+        self._boarded = self._num_arrived = 0
+        self._attempt: tuple[int, int] | None = None
         self._line = ""
         self._aside = threading.local()
 
     def board(self, connection: Connection, claim: Claim) -> None:
         """Write what is pending, inside the caller's transaction."""
+        if (claim.number, claim.attempt) != self._attempt:
+            self._attempt, self._num_arrived = (claim.number, claim.attempt), 0
+        # A renewal that failed may have been committed all the same: then what boarded it is there.
+        if self._boarded and num_chunks(connection, self._uuid, *self._attempt) > self._num_arrived:
+            self.arrived()
         with self._lock:
             text, self._boarded = "".join(self._pending), len(self._pending)
         if text:
@@ -47,6 +53,7 @@ class Capture:
     def arrived(self) -> None:
         """Forget what is durable now."""
         with self._lock:
+            self._num_arrived += self._boarded > 0
             del self._pending[: self._boarded]
             self._boarded = 0
 

@@ -21,6 +21,7 @@ from tunesafe.errors import DamagedError
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.ledger import Ledger
+from tunesafe.study.patience import Patience
 from tunesafe.study.retaining import Retainer
 from tunesafe.trackers import Trackers
 
@@ -41,6 +42,7 @@ class LedgerServices:
         records: Reports of earlier attempts, ascending.
         watch: Told of every report.
         trackers: Told of every report and of ``trial.log``.
+        patience: Waits when the database goes away.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class LedgerServices:
         records: Sequence[Record],
         watch: Watcher,
         trackers: Trackers,
+        patience: Patience,
     ) -> None:
         self._ledger, self._checkpoints, self._retainer, self._keeper = ledger, checkpoints, retainer, keeper
-        self._claim, self._watch, self._trackers = claim, watch, trackers
+        self._claim, self._watch, self._trackers, self._patience = claim, watch, trackers, patience
         self._records = {record.report.virtual_epoch: record for record in records}
 
     @property
@@ -69,7 +72,7 @@ class LedgerServices:
 
     def newest_state(self) -> StoredState | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
-        return self._checkpoints.newest_intact(self._claim.number, self._on_damage)
+        return self._patience(self._checkpoints.newest_intact, self._claim.number, self._on_damage)
 
     def _on_damage(self, error: DamagedError) -> None:
         self.event("damaged", message=str(error))
@@ -108,9 +111,8 @@ class LedgerServices:
         """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
         number, fence = self._claim.number, self._claim.fence
-        self._checkpoints.save(
-            snapshot, number=number, fence=fence, surplus=self._retainer.of_live(number, self.records)
-        )
+        surplus = self._retainer.of_live(number, self.records)
+        self._patience(self._checkpoints.save, snapshot, number=number, fence=fence, surplus=surplus)
 
     def interruption(self) -> str | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""

@@ -71,6 +71,8 @@ class SeededSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Also called when a trial is taken up again; what it writes is the same again."""
         _prepare(study)
+        with self._lock:  # a draw that the database interrupted begins anew, not where its generator stood
+            self._current.pop((study._study_id, trial.number), None)
         self._sampler(study, trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -1,0 +1,133 @@
+"""A database that goes away where a test says so: at the level of its driver, whatever the database."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from unittest import mock
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.default import DefaultDialect
+
+__all__ = ["Fault", "Losses", "losing"]
+
+
+class Fault(StrEnum):
+    """What becomes of a statement or a commit."""
+
+    REFUSED = "refused"
+    """A statement is not run (locked, deadlock); the connection stays."""
+    GONE = "gone"
+    """The connection is gone before the statement."""
+    UNCOMMITTED = "uncommitted"
+    """The connection is gone before the commit."""
+    REPLY_LOST = "reply lost"
+    """The commit is done, and its reply is lost with the connection."""
+
+
+@dataclass
+class Losses:
+    """When faults happen, and how many there have been.
+
+    Args:
+        kinds: Which faults.
+        strikes: Asked at every statement and commit, with the number of those so far.
+    """
+
+    kinds: tuple[Fault, ...]
+    strikes: Callable[[int], bool]
+    seen: int = 0
+    happened: list[tuple[Fault, str]] = field(default_factory=list)
+    thread: int = field(default_factory=threading.get_ident)
+
+    def choose(self, what: str, *possible: Fault) -> Fault | None:
+        """The fault that happens here, if one does."""
+        kinds = [kind for kind in self.kinds if kind in possible]
+        if not kinds or threading.get_ident() != self.thread:
+            return None
+        self.seen += 1
+        if not self.strikes(self.seen):
+            return None
+        fault = kinds[self.seen % len(kinds)]
+        self.happened.append((fault, what))
+        return fault
+
+
+def now_and_then(seed: int, share: float) -> Callable[[int], bool]:
+    """Strikes at random, and the same way for the same seed."""
+    generator = random.Random(seed)
+    return lambda _: generator.random() < share
+
+
+@contextmanager
+def losing(losses: Losses) -> Iterator[Losses]:
+    """Let every engine of this process suffer these losses."""
+    do_commit = DefaultDialect.do_commit
+
+    def on_statement(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        fault = losses.choose(statement, Fault.REFUSED, Fault.GONE)
+        if fault is Fault.REFUSED:
+            raise _refusal(cursor.connection)
+        if fault is Fault.GONE:
+            raise _gone(cursor.connection)
+
+    def on_statement_without_parameters(cursor: Any, statement: str, context: Any) -> None:
+        on_statement(cursor, statement, ())
+
+    def commit(dialect: DefaultDialect, connection: Any) -> None:
+        fault = losses.choose("COMMIT", Fault.UNCOMMITTED, Fault.REPLY_LOST)
+        if fault is Fault.UNCOMMITTED:
+            raise _gone(connection)
+        do_commit(dialect, connection)
+        if fault is Fault.REPLY_LOST:
+            raise _gone(connection)
+
+    event.listen(Engine, "do_execute", on_statement)
+    event.listen(Engine, "do_execute_no_params", on_statement_without_parameters)
+    try:
+        with mock.patch.object(DefaultDialect, "do_commit", commit):
+            yield losses
+    finally:
+        event.remove(Engine, "do_execute", on_statement)
+        event.remove(Engine, "do_execute_no_params", on_statement_without_parameters)
+
+
+def _refusal(connection: Any) -> Exception:
+    driver = _driver(connection)
+    if driver == "sqlite3":
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_BUSY, "SQLITE_BUSY"
+        return error
+    if driver == "psycopg":
+        import psycopg
+
+        return psycopg.errors.SerializationFailure("could not serialize access")
+    import pymysql
+
+    return pymysql.err.OperationalError(1213, "Deadlock found when trying to get lock")
+
+
+def _gone(connection: Any) -> Exception:
+    # SQLAlchemy lends cursors of the driver's own connection, and commits through its wrapper.
+    connection = getattr(connection, "driver_connection", connection)
+    driver = _driver(connection)
+    connection.close()
+    if driver == "sqlite3":
+        return sqlite3.ProgrammingError("Cannot operate on a closed database.")
+    if driver == "psycopg":
+        import psycopg
+
+        return psycopg.OperationalError("server closed the connection unexpectedly")
+    import pymysql
+
+    return pymysql.err.OperationalError(2013, "Lost connection to server during query")
+
+
+def _driver(connection: Any) -> str:
+    return type(connection).__module__.partition(".")[0]
