@@ -18,7 +18,7 @@ from tunesafe.contracts import Event, TrialRow
 from tunesafe.store import claims, events, studies
 from tunesafe.store.engine import read_only_engine, reading
 
-__all__ = ["Batch", "Command", "Project", "is_running", "started", "wait_for"]
+__all__ = ["Batch", "Command", "Project", "children_of", "is_running", "started", "wait_for"]
 
 LIMIT_SECONDS = 100
 
