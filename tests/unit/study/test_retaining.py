@@ -4,52 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.study.studies import PRUNED, RAISED, Desk, complete, opened, report_of, snapshot
+from tests.unit.study.studies import PRUNED, RAISED, Desk, complete, opened, snapshot
 from tunesafe.contracts import Claim, Outcome, TrialPhase
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.retaining import Retainer
-from tunesafe.trackers import Trackers
-from tunesafe.worker.output import Capture
-from tunesafe.worker.services import LedgerServices
 
 
 class Trainer:
     """Saves, reports and ends trials as a worker does."""
 
-    def __init__(self, desk: Desk, folder: Path) -> None:
-        self.desk, self._folder = desk, folder
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
         self.checkpoints = CheckpointStore(desk.engine, desk.uuid)
         self._retainer = Retainer(desk.study, self.checkpoints)
 
-    def services(self, claim: Claim) -> LedgerServices:
-        """What a trial is given."""
-        passenger = Capture(self.desk.uuid, print)
-        keeper = LeaseKeeper(
-            self.desk.engine,
-            self.desk.uuid,
-            lease_seconds=60,
-            timeout_seconds=None,
-            live_seconds=0,
-            passenger=passenger,
-        )
-        trackers = Trackers((), self._folder, claim.number)
-        return LedgerServices(
-            self.desk.ledger, self.checkpoints, self._retainer, keeper, claim, (), lambda notice: None, trackers
-        )
+    def save(self, claim: Claim, virtual_epoch: int, data: bytes) -> None:
+        """One checkpoint, with what it makes superfluous."""
+        surplus = self._retainer.of_live(claim.number, self.desk.records(claim.number))
+        self.checkpoints.save(snapshot(virtual_epoch, data), number=claim.number, fence=claim.fence, surplus=surplus)
 
     def train(self, *values: float) -> Claim:
         """A trial that reports and saves at every boundary."""
         claim = self.desk.claim()
-        services = self.services(claim)
         for virtual_epoch, value in enumerate(values, start=1):
-            services.record(report_of(virtual_epoch, value))
-            services.save(snapshot(virtual_epoch, f"{claim.number} {virtual_epoch}".encode()))
+            self.desk.report(claim, value)
+            self.save(claim, virtual_epoch, f"{claim.number} {virtual_epoch}".encode())
         return claim
 
     def end(self, claim: Claim, outcome: Outcome) -> None:
@@ -67,10 +50,10 @@ class Trainer:
 
 
 @contextmanager
-def training(url: str, folder: Path, **changes: Any) -> Iterator[Trainer]:
+def training(url: str, **changes: Any) -> Iterator[Trainer]:
     """A study to be trained."""
     with opened(url, n_trials=4, **changes) as study:
-        yield Trainer(Desk(study), folder)
+        yield Trainer(Desk(study))
 
 
 def objective(select: str) -> dict[str, str]:
@@ -82,47 +65,44 @@ def objective(select: str) -> dict[str, str]:
     ("select", "kept"),
     [("last", [3, 4]), ("best", [1, 3, 4])],
 )
-def test_a_live_trial_keeps_its_newest_two(select: str, kept: list[int], sqlite_url: str, tmp_path: Path) -> None:
+def test_a_live_trial_keeps_its_newest_two(select: str, kept: list[int], sqlite_url: str) -> None:
     """One to resume from and one to fall back on; and its best, where that is what counts."""
-    with training(sqlite_url, tmp_path, objective=objective(select)) as trainer:
+    with training(sqlite_url, objective=objective(select)) as trainer:
         trainer.train(1.0, 4.0, 3.0, 2.0)
         assert trainer.kept() == {0: kept}
 
 
 @pytest.mark.parametrize("outcome", [PRUNED, RAISED])
-def test_what_was_pruned_keeps_nothing_and_what_is_held_keeps_its_state(
-    outcome: Outcome, sqlite_url: str, tmp_path: Path
-) -> None:
+def test_what_was_pruned_keeps_nothing_and_what_is_held_keeps_its_state(outcome: Outcome, sqlite_url: str) -> None:
     """A held trial may run again, from where it was."""
-    with training(sqlite_url, tmp_path) as trainer:
+    with training(sqlite_url) as trainer:
         trainer.end(trainer.train(1.0, 2.0), outcome)
         assert trainer.kept() == ({} if outcome is PRUNED else {0: [1, 2]})
 
 
-def test_a_complete_trial_keeps_what_the_study_file_asks_for(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_complete_trial_keeps_what_the_study_file_asks_for(sqlite_url: str) -> None:
     """Its last and its best virtual epoch, by default."""
-    with training(sqlite_url, tmp_path, objective=objective("best")) as trainer:
+    with training(sqlite_url, objective=objective("best")) as trainer:
         trainer.end(trainer.train(4.0, 1.0, 3.0, 2.0), complete(1.0))
         assert trainer.kept() == {0: [2, 4]}
 
 
-def test_the_studys_best_keeps_its_place_until_it_is_displaced(sqlite_url: str, tmp_path: Path) -> None:
+def test_the_studys_best_keeps_its_place_until_it_is_displaced(sqlite_url: str) -> None:
     """``keep: {last: 0, best: 0, study_best: 1}``: one trial of the whole study has a checkpoint, the best."""
     keep = {"keep": {"last": 0, "best": 0, "study_best": 1}}
-    with training(sqlite_url, tmp_path, checkpoint=keep) as trainer:
+    with training(sqlite_url, checkpoint=keep) as trainer:
         for value, best in ((3.0, 0), (2.0, 1), (2.0, 1), (1.0, 3)):  # a tie goes to the lower number
             trainer.end(trainer.train(9.0, 9.0, 9.0, value), complete(value))
             assert trainer.kept() == {best: [4]}
 
 
-def test_what_is_kept_can_be_loaded(sqlite_url: str, tmp_path: Path) -> None:
+def test_what_is_kept_can_be_loaded(sqlite_url: str) -> None:
     """Removing one trial's surplus takes no bytes from another that shares them."""
-    with training(sqlite_url, tmp_path) as trainer:
+    with training(sqlite_url) as trainer:
         claims = [trainer.desk.claim() for _ in range(2)]
         for claim in claims:
-            services = trainer.services(claim)
             for virtual_epoch in (1, 2, 3, 4):
-                services.save(snapshot(virtual_epoch, b"frozen"))
+                trainer.save(claim, virtual_epoch, b"frozen")
         trainer.end(claims[0], PRUNED)
         assert trainer.kept() == {1: [3, 4]}
         infos = trainer.checkpoints.infos(1)
