@@ -140,3 +140,19 @@ def test_optunas_connections_have_our_pragmas(storage, trial_id):
     storage.get_trial(trial_id)
     assert seen
     assert set(seen) == {("wal", 2, 60_000)}
+
+
+def test_trials_held_still_are_read_once_and_shown_alike(storage, study_id, trial_id):
+    """A pruner that asks several times sees one moment of the study, and costs one reading."""
+    statements = []
+    event.listen(storage._rdb.engine, "after_cursor_execute", lambda *details: statements.append(details[2]))
+    with storage.held_still(study_id):
+        read = len(statements)
+        with storage.guarded(lambda connection: None):
+            storage.set_trial_intermediate_value(trial_id, 1, 0.5)
+        written = len(statements)
+        assert storage.get_trial(trial_id).intermediate_values == {}
+        assert storage.get_all_trials(study_id)[0].intermediate_values == {}
+        assert storage.get_all_trials(study_id, states=(TrialState.COMPLETE,)) == []
+        assert len(statements) == written > read > 0
+    assert storage.get_trial(trial_id).intermediate_values == {1: 0.5}

@@ -63,6 +63,7 @@ class FencedStorage(BaseStorage):
         self._armed: Carried | None = None
         self._current: Mapping[str, BaseDistribution] = {}
         self._shown: dict[int, FrozenTrial] = {}
+        self._held: dict[int, FrozenTrial] | None = None
         self._trouble: StorageError | None = None
         event.listen(self._rdb.scoped_session, "before_commit", self._before_commit)
         event.listen(self._rdb.engine, "handle_error", self._on_error)
@@ -160,30 +161,42 @@ class FencedStorage(BaseStorage):
         self._current = distributions
         self._shown.clear()
 
+    @contextmanager
+    def held_still(self, study_id: int) -> Iterator[None]:
+        """Read all trials once, and show them so to everybody who asks inside the block."""
+        self._held = {trial._trial_id: trial for trial in self.get_all_trials(study_id, deepcopy=False)}
+        try:
+            yield
+        finally:
+            self._held = None
+
     def _show(self, trial: FrozenTrial) -> FrozenTrial:
-        if all(self._current.get(name, d) == d for name, d in trial.distributions.items()):
-            return trial
         known = self._shown.get(trial._trial_id)
         if known is not None:
             return known
-        shown = copy(trial)
-        shown._distributions = {
-            name: current
-            if (current := self._current.get(name)) is not None
-            and current._contains(current.to_internal_repr(trial.params[name]))
-            else own
-            for name, own in trial.distributions.items()
-        }
-        if trial.state.is_finished():
+        shown = trial
+        if any(self._current.get(name, own) != own for name, own in trial.distributions.items()):
+            shown = copy(trial)
+            shown._distributions = {
+                name: current
+                if (current := self._current.get(name)) is not None
+                and current._contains(current.to_internal_repr(trial.params[name]))
+                else own
+                for name, own in trial.distributions.items()
+            }
+        if trial.state.is_finished():  # comparing a thousand trials' distributions takes longer than reading them
             self._shown[trial._trial_id] = shown
         return shown
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        with self._translated():
-            trials = self._inner.get_all_trials(study_id, deepcopy=False, states=states)
-        shown = [self._show(trial) for trial in trials]
+        if self._held is not None:
+            shown = [trial for trial in self._held.values() if states is None or trial.state in states]
+        else:
+            with self._translated():
+                trials = self._inner.get_all_trials(study_id, deepcopy=False, states=states)
+            shown = [self._show(trial) for trial in trials]
         return _deepcopy(shown) if deepcopy else shown
 
     # --- writes ------------------------------------------------------------------------
@@ -261,6 +274,8 @@ class FencedStorage(BaseStorage):
             return self._inner.get_all_studies()
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
+        if self._held is not None and trial_id in self._held:
+            return self._held[trial_id]
         with self._translated():
             return self._show(self._inner.get_trial(trial_id))
 

@@ -160,9 +160,10 @@ class Ledger:
         """
         value = report.metrics[self._spec.objective.metric]
         trial_id = self._trial_id(claim)
-        trial = self._storage.get_trial(trial_id)
+        with self._storage.held_still(self._opened.study_id):
+            trial = self._storage.get_trial(trial_id)
+            decision = self._decide(trial, report, value, history)
         applies = math.isfinite(value) and not trial.state.is_finished()
-        decision = self._decide(trial, report, value, history)
         record = Record(report, decision.verdict, self._improves(value, history), decision.writes, claim.attempt)
         failpoint("report.judged")
 
