@@ -117,7 +117,7 @@ def _gone(connection: Any) -> Exception:
     # SQLAlchemy lends cursors of the driver's own connection, and commits through its wrapper.
     connection = getattr(connection, "driver_connection", connection)
     driver = _driver(connection)
-    connection.close()
+    getattr(connection, "_force_close", connection.close)()  # PyMySQL complains about what is closed twice
     if driver == "sqlite3":
         return sqlite3.ProgrammingError("Cannot operate on a closed database.")
     if driver == "psycopg":

@@ -301,6 +301,7 @@ class Crew:
             supervisor=os.getpid(),
             path=list(sys.path),
             python_path=os.environ.get("PYTHONPATH"),
+            storage_timeout=self._spec.storage_timeout,
         )
         child = Child.start(job, self._num_threads, self._inbox.put, fresh=fresh)
         self._children.append(child)

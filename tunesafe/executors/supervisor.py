@@ -53,10 +53,13 @@ def supervise(
             if new:
                 crew.rehearse()
             with open_study(spec, program, sampler, pruner, accept_changes=accept_changes) as opened:
+                opened.patience.listen(watch, lambda: signals.reason)
                 claimant = Claimant(opened)
                 claimant.take_up_held()
                 before = claimant.tally()
                 watch(Notice("opened", None, opening_details(opened, before)))
+                for warning in opened.warnings:
+                    watch(Notice("event", None, {"event": "storage_warning", "message": warning}))
                 left: Left | BaseException = Left.NO_WORK
                 if before.open or before.held:
                     left = crew.work(opened, watch)

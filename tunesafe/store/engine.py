@@ -184,8 +184,12 @@ def _open_server(url: URL, *, read_only: bool = False) -> Engine:
         elif read_only:
             connection.cursor().execute("SET SESSION TRANSACTION READ ONLY")
 
-    with translated(url):
-        engine.connect().close()
+    try:
+        with translated(url):
+            engine.connect().close()
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 

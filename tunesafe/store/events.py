@@ -13,7 +13,7 @@ from tunesafe.store import jsontext
 from tunesafe.store.engine import clock
 from tunesafe.store.tables import events
 
-__all__ = ["append_event", "events_of", "newest_event_of_this_process"]
+__all__ = ["append_event", "events_of", "newest_event_of"]
 
 
 def append_event(connection: Connection, uuid: str, event: Event, *, again: bool = False) -> None:
@@ -49,12 +49,6 @@ def append_event(connection: Connection, uuid: str, event: Event, *, again: bool
             at=clock(),
         )
     )
-
-
-def newest_event_of_this_process(connection: Connection, uuid: str) -> Event | None:
-    """The last thing this process noted, without host and process id: what a lost COMMIT reply may have been about."""
-    row = _newest_of_this_process(connection, uuid)
-    return None if row is None else Event(row.kind, row.number, jsontext.load(row.details_json), row.at)
 
 
 def events_of(

@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tunesafe.contracts import Claim, Ending, Event, Outcome, Owner, TrialPhase, TrialRow
+from tunesafe.contracts import Claim, Event, Owner, TrialPhase, TrialRow
 from tunesafe.errors import SpecError, StudyChangedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import claims, identity, studies, tallies
 from tunesafe.store.engine import database_now, reading, writing
-from tunesafe.store.events import append_event, newest_event_of_this_process
+from tunesafe.store.events import append_event
 from tunesafe.study import lifecycle
 from tunesafe.study.fenced import number_of_newest_trial
 from tunesafe.study.opening import OpenStudy
@@ -90,51 +90,6 @@ class Claimant:
         with writing(self._engine) as connection:
             claims.release(connection, self._uuid, claim.number, claim.fence)
             self._note(connection, "released", claim.number, {"attempt": claim.attempt})
-
-    @patiently
-    def record_death(self, holds: tuple[int, int] | None, how: str) -> dict[str, Any]:
-        """Count the death of a process this supervisor has seen; the last one allowed fails its trial.
-
-        Args:
-            holds: Number and fence of the trial its user code was training, if any.
-            how: A signal's name or an exit code.
-
-        Returns:
-            The event's details.
-        """
-        with writing(self._engine) as connection:
-            details: dict[str, Any] = {"how": how}
-            if holds is None:
-                self._note(connection, "died", None, details)
-                return details
-            number, fence = holds
-            if (counted := self._counted_before(connection, number)) is not None:
-                return counted
-            deaths = claims.count_death(connection, self._uuid, number, fence)
-            if deaths is not None:
-                details |= {"deaths": deaths, "retries": self._spec.retries}
-                if deaths >= max(self._spec.retries, 1):
-                    self._fail(connection, number, fence, deaths, how)
-            self._note(connection, "died", number, details)
-            return details
-
-    def _counted_before(self, connection: Connection, number: int) -> dict[str, Any] | None:
-        newest = newest_event_of_this_process(connection, self._uuid) if self._patience.repeating else None
-        return dict(newest.details) if newest is not None and (newest.kind, newest.number) == ("died", number) else None
-
-    def _fail(self, connection: Connection, number: int, fence: int, deaths: int, how: str) -> None:
-        row = claims.trial_row(connection, self._uuid, number)
-        examples_seen = row.examples_seen if row is not None else 0
-        reason = f"its process died {deaths} times in a row without progress, last by {how}"
-        outcome = Outcome(Ending.FAILED, None, None, examples_seen, reason)
-        claims.record_outcome(connection, self._uuid, number, fence, outcome)
-        claims.release(connection, self._uuid, number, fence)
-
-    @patiently
-    def note(self, /, kind: str, number: int | None, **details: Any) -> None:
-        """Keep an event for ``status`` and the report."""
-        with writing(self._engine) as connection:
-            self._note(connection, kind, number, details)
 
     @patiently
     def take_up_held(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
 
 from tunesafe.contracts import Notice
-from tunesafe.errors import StorageError
+from tunesafe.errors import Preempted, StorageError
 from tunesafe.store.faults import TransientStorageError
 
 __all__ = ["Patience", "patiently"]
@@ -51,21 +51,23 @@ class Patience:
     ) -> None:
         self._timeout, self._keep, self._sleep = timeout_seconds, keep, sleep
         self._watch: Callable[[Notice], None] | None = None
+        self._why_leave: Callable[[], str | None] = lambda: None
         self._told = False
         self.repeating = False
         """Whether the operation at hand has been tried before: what it writes may be there already."""
         self.num_attempts = 0
         """How often a wait has ended in another attempt; whoever waits is not stuck."""
 
-    def listen(self, watch: Callable[[Notice], None]) -> None:
-        """Tell ``watch`` when a wait begins and when it is over."""
-        self._watch = watch
+    def listen(self, watch: Callable[[Notice], None], why_leave: Callable[[], str | None]) -> None:
+        """Tell ``watch`` when a wait begins and when it is over; wait no longer when ``why_leave`` has a reason."""
+        self._watch, self._why_leave = watch, why_leave
 
     def __call__(self, operation: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call an operation until the database has confirmed it.
 
         Raises:
             StorageError: The database was away for the whole time allowed, or fails for a reason that stays.
+            Preempted: There is a reason to leave, and it is away.
         """
         if self.repeating:  # part of an operation that is being repeated: that one's time counts
             return operation(*args, **kwargs)
@@ -91,6 +93,8 @@ class Patience:
         return result
 
     def _before_sleep(self, state: RetryCallState) -> None:
+        if (reason := self._why_leave()) is not None:
+            raise Preempted(reason)
         self.repeating = True
         self.num_attempts += 1
         if self._told or (state.seconds_since_start or 0.0) + state.upcoming_sleep < _WORTH_TELLING_SECONDS:

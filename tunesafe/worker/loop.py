@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from tunesafe.contracts import Assignment, Claim, Ending, Notice, Outcome, TrialPhase
@@ -84,7 +85,7 @@ class Worker:
             passenger=self._capture,
         )
         self._patience = opened.patience
-        self._patience.listen(self._watch)
+        self._patience.listen(self._watch, self._why_leave)
 
     @property
     def num_signs_of_life(self) -> int:
@@ -94,6 +95,11 @@ class Worker:
     def _watch(self, notice: Notice) -> None:
         with self._capture.suspended():
             self._observer(notice)
+
+    def _why_leave(self) -> str | None:
+        """A database that is away may be back before the grace period is over; after it there is nothing to save."""
+        since = self._signals.since
+        return self._signals.reason if since is not None and monotonic() - since > self._spec.grace else None
 
     def _echo(self, line: str) -> None:
         self._watch(Notice("output", self._number, {"text": line}))
