@@ -126,17 +126,28 @@ def test_a_second_signal_leaves_at_once(lab: Laboratory, survived: Check) -> Non
 
 
 @pytest.mark.slow
-def test_the_real_command_killed_at_a_failpoint_continues(lab: Laboratory, survived: Check) -> None:
-    """No zygote: two fresh processes, the first dying inside the transaction that saves a checkpoint."""
+def test_a_worker_of_the_real_command_that_dies_is_replaced(lab: Laboratory, survived: Check) -> None:
+    """No zygote: a supervised worker dies inside the transaction that saves a checkpoint; the command goes on."""
     lab.reference(BASE)
     study = lab.study(BASE)
     with command(study, TUNESAFE_FAILPOINT="checkpoint.in_transaction:4") as running:
         code, words = running.wait()
-        assert code == -signal.SIGKILL, words
-    with command(study) as running:
-        code, words = running.wait()
         assert code == 0, words
-    survived(lab.compare(study, ["checkpoint.in_transaction in the command"]))
+    assert "SIGKILL" in words
+    survived(lab.compare(study, ["checkpoint.in_transaction in a worker"]))
+
+
+def test_the_real_command_killed_with_its_worker_continues(lab: Laboratory, survived: Check) -> None:
+    """SIGKILL to the supervisor, in the middle of a user's batch: its worker goes with it, its successor goes on."""
+    lab.reference(BASE)
+    study = lab.study(BASE)
+    hang_in(study, lab, number=0)
+    with command(study) as running:
+        running.wait_until_it_hangs()
+        running.signal(signal.SIGKILL)
+        running.wait()
+    (study.folder / "hang").unlink()
+    survived(lab.conclude(study, ["SIGKILL to the command"]))
 
 
 def test_a_timeout_pauses_and_a_higher_one_continues(lab: Laboratory, survived: Check) -> None:

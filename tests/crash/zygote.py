@@ -3,7 +3,9 @@
 ``tunesafe run`` spends three seconds importing torch and Optuna before it does anything worth
 killing. Here that is paid once: this process imports, opens nothing, starts no thread, and forks
 a child for each run. The child is a process of its own in every respect that matters to a crash;
-what it runs is the command itself, ``tunesafe.cli.main``.
+what it runs is the command itself, ``tunesafe.cli.main``, with its one worker in the same process
+instead of a supervised one: a death is then always the death of everything. Supervisors and their
+workers are killed in ``test_preemption`` and ``test_storm_of_kills``.
 
 Talks JSON, one line in, one line out; ends when its standard input does.
 """
@@ -112,6 +114,7 @@ def _run(job: dict[str, Any]) -> int:
     from tunesafe import failpoints
     from tunesafe.cli import main as tunesafe
 
+    _work_here()
     if "max_pages" in job:
         _limit_pages(job["max_pages"])
     action, name = job.get("action", "kill"), job.get("failpoint")
@@ -135,6 +138,25 @@ def _run(job: dict[str, Any]) -> int:
         finally:
             Path("census.json").write_text(json.dumps(counts))
     tunesafe(["run", "study.yaml", *job.get("options", ())])
+
+
+def _work_here() -> None:
+    """Let the command work in its own process, as it does for a function from a notebook."""
+    from tunesafe.api import running
+    from tunesafe.executors import RunResult, run_study
+    from tunesafe.trial.resolve import resolve
+
+    def here(spec: Any, program: Any, *, folder: Path, watch: Any, new: bool, accept_changes: bool) -> RunResult:
+        return run_study(
+            spec,
+            lambda: resolve(spec.trainable, folder),
+            program,
+            folder=folder,
+            watch=watch,
+            accept_changes=accept_changes,
+        )
+
+    setattr(running, "supervise", here)  # noqa: B010 - for this process only
 
 
 def _limit_pages(count: int) -> None:
