@@ -21,7 +21,7 @@ from tunesafe.spec import StudySpec, spec_from_mapping
 from tunesafe.store import tables
 from tunesafe.store.engine import read_only_engine, reading
 from tunesafe.study import opening, patience
-from tunesafe.study.opening import Program
+from tunesafe.study.settling import Program
 
 pytestmark = pytest.mark.timeout(300)
 

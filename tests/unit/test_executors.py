@@ -13,7 +13,7 @@ from tests.unit.study.studies import PROGRAM, Desk
 from tests.unit.worker.training import Bench, fine, report_all
 from tunesafe.errors import ExitCode, SpecError
 from tunesafe.study.lifecycle import Tally
-from tunesafe.study.opening import Program
+from tunesafe.study.settling import Program
 
 FIXED = Program("name: s\n", {"train.py": "x = 2\n"}, "two")
 GRID: dict[str, Any] = {

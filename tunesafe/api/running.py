@@ -16,7 +16,7 @@ from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
 from tunesafe.executors import run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
-from tunesafe.study.opening import Program
+from tunesafe.study.settling import Program
 from tunesafe.trial.sources import fingerprint, sources
 from tunesafe.worker.judging import judges
 

@@ -15,7 +15,8 @@ from tunesafe.errors import LeaseLostError, Preempted
 from tunesafe.executors.results import RunResult, opening_details, result_of
 from tunesafe.spec import StudySpec
 from tunesafe.study.claiming import Claimant
-from tunesafe.study.opening import Program, open_study
+from tunesafe.study.opening import open_study
+from tunesafe.study.settling import Program
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.judging import judges
 from tunesafe.worker.loop import Left, Worker

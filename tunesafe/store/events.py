@@ -51,6 +51,13 @@ def append_event(connection: Connection, uuid: str, event: Event, *, again: bool
     )
 
 
+def newest_event_of(connection: Connection, uuid: str, kind: str) -> Event | None:
+    """The last event of a kind, without host and process id."""
+    query = select(events).where(events.c.study == uuid, events.c.kind == kind)
+    row = connection.execute(query.order_by(events.c.event_id.desc()).limit(1)).first()
+    return None if row is None else Event(row.kind, row.number, jsontext.load(row.details_json), row.at)
+
+
 def events_of(
     connection: Connection, uuid: str, *, number: int | None = None, newest: int | None = None
 ) -> list[Event]:

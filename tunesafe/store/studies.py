@@ -161,8 +161,11 @@ def replace_spec(
     spec_json: str,
     source_text: str,
     fingerprint: Mapping[str, Any],
+    threads_per_worker: int | None = None,
 ) -> int:
     """Put an accepted change in place of the study's spec, if nobody else did meanwhile.
+
+    ``threads_per_worker`` is changed only if it is given.
 
     Returns:
         The new revision.
@@ -170,6 +173,7 @@ def replace_spec(
     Raises:
         RevisionConflictError: If the study is not at ``expected_revision`` any more.
     """
+    threads = {} if threads_per_worker is None else {"threads_per_worker": threads_per_worker}
     result = connection.execute(
         update(studies)
         .where(studies.c.uuid == uuid, studies.c.revision == expected_revision)
@@ -179,6 +183,7 @@ def replace_spec(
             source_text=source_text,
             fingerprint_json=jsontext.dump(dict(fingerprint)),
             revision=expected_revision + 1,
+            **threads,
         )
     )
     if result.rowcount != 1:

@@ -7,37 +7,32 @@ that somebody else made.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from difflib import unified_diff
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 import optuna
 import sqlalchemy as sa
 from optuna.pruners import BasePruner
 from sqlalchemy import Connection, Engine
 
-from tunesafe.contracts import Event
-from tunesafe.errors import ChangeRefusedError, SpecError
+from tunesafe.errors import SpecError
 from tunesafe.failpoints import failpoint
-from tunesafe.spec import Change, ChangeKind, Settled, StudySpec, classify, render_diff
+from tunesafe.spec import Change, StudySpec
 from tunesafe.store import studies, tallies
 from tunesafe.store.engine import open_engine, read_only_engine, reading, writing
-from tunesafe.store.events import append_event
 from tunesafe.store.filesystems import network_file_system
 from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.migrations import upgrade
 from tunesafe.store.urls import canonical_url, display_url, sqlite_path
-from tunesafe.study import environment, lifecycle
 from tunesafe.study.fenced import FencedStorage
 from tunesafe.study.patience import Patience
 from tunesafe.study.sampling import SeededSampler
+from tunesafe.study.settling import Program, note, settle
 
-__all__ = ["OpenStudy", "Program", "attach_study", "open_study"]
+__all__ = ["OpenStudy", "attach_study", "open_study"]
 
 _UUID_ATTRIBUTE = "tunesafe:study"
 """Optuna study attribute that ties its study to ours, whatever it is renamed to."""
@@ -45,23 +40,6 @@ _UUID_ATTRIBUTE = "tunesafe:study"
 
 _OPENING_SECONDS = 15.0
 """How long an opening waits for the database at most [s]: a restart fits in, and a wrong address is soon known."""
-_LOCAL = ("n_workers", "storage")
-"""Keys that every host sets for itself: a host that joins must not stop the others' workers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What defines a study beside its parameters: the words and the code as they are now.
-
-    Args:
-        source_text: The study file as written.
-        sources: The trainable's modules, path to text.
-        fingerprint: Of their syntax trees; comments do not change it.
-    """
-
-    source_text: str
-    sources: Mapping[str, str]
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +125,7 @@ def _open(
             failpoint("open.optuna")
             warnings = _warnings(spec.storage)
             with writing(engine) as connection:
-                row, changes = _settle(connection, spec, program, accept_changes)
+                row, changes = settle(connection, spec, program, accept_changes)
                 _keep_warnings(connection, row.uuid, warnings)
             failpoint("open.study")
             study_id = _optuna_study(storage, spec, row.uuid)
@@ -215,7 +193,7 @@ def _attach(
 def _patience(engine: Engine, uuid: str, spec: StudySpec) -> Patience:
     def keep(kind: str, details: dict[str, Any]) -> None:
         with writing(engine) as connection:
-            _note(connection, uuid, kind, details)
+            note(connection, uuid, kind, details)
 
     return Patience(spec.storage_timeout, keep=keep)
 
@@ -234,7 +212,7 @@ def _warnings(url: str) -> tuple[str, ...]:
 def _keep_warnings(connection: Connection, uuid: str, warnings: Sequence[str]) -> None:
     if warnings and not tallies.count_events(connection, uuid, "storage_warning"):
         for warning in warnings:
-            _note(connection, uuid, "storage_warning", {"message": warning})
+            note(connection, uuid, "storage_warning", {"message": warning})
 
 
 def _nothing(connection: Connection) -> None:
@@ -276,6 +254,7 @@ def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
         try:
             study_id = storage.get_study_id_from_name(spec.name)
         except KeyError:
+            _refuse_renamed(storage, spec, uuid)
             study_id = storage.create_new_study([direction], spec.name)
         if storage.get_study_user_attrs(study_id).get(_UUID_ATTRIBUTE) != uuid:
             storage.set_study_user_attr(study_id, _UUID_ATTRIBUTE, uuid)
@@ -283,121 +262,11 @@ def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
     return study_id
 
 
-# --- our row, and what changed since it was written ------------------------------------------
-
-
-def _settle(
-    connection: Connection, spec: StudySpec, program: Program, accept_changes: bool
-) -> tuple[studies.StudyRow, list[Change]]:
-    row = studies.find_study(connection, spec.name)
-    here = environment.describe()
-    if row is None:
-        return _create(connection, spec, program, here), []
-    changes = _changes(connection, row, spec, program)
-    _refuse_fewer(connection, row, spec)
-    refused = [change for change in changes if change.kind is ChangeKind.BREAKING]
-    if refused and not accept_changes:
-        raise ChangeRefusedError(_refusal(spec, refused))
-    _fit_numbers(connection, row, spec, changes)
-    if changes:
-        revision = studies.replace_spec(
-            connection,
-            row.uuid,
-            row.revision,
-            direction=spec.objective.direction,
-            spec_json=spec.to_json(),
-            source_text=program.source_text,
-            fingerprint={"sources": program.fingerprint},
-        )
-        studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
-        _note(connection, row.uuid, "changed", {"changes": render_diff(changes), "revision": revision})
-        row = replace(row, revision=revision)
-    if moved := environment.differences(row.environment, here):
-        _note(connection, row.uuid, "environment", {"differences": moved})
-    return row, changes
-
-
-def _create(
-    connection: Connection, spec: StudySpec, program: Program, here: Mapping[str, str | None]
-) -> studies.StudyRow:
-    row = studies.create_study(
-        connection,
-        uuid=uuid4().hex,
-        name=spec.name,
-        direction=spec.objective.direction,
-        spec_json=spec.to_json(),
-        source_text=program.source_text,
-        fingerprint={"sources": program.fingerprint},
-        environment=here,
-    )
-    share = max((os.cpu_count() or 1) // spec.n_workers, 1)
-    threads = studies.settle_threads(connection, row.uuid, spec.threads_per_worker or share)
-    studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
-    studies.ensure_numbers(connection, row.uuid, spec.n_trials)
-    return replace(row, threads_per_worker=threads)
-
-
-def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, program: Program) -> list[Change]:
-    tally = lifecycle.Tally(**tallies.count_by_standing(connection, row.uuid))
-    begun = tallies.highest_begun(connection, row.uuid) + 1
-    settled = Settled(begun, row.examples_per_pass, row.threads_per_worker)
-    recorded_spec = StudySpec.from_json(row.spec_json, storage=spec.storage, folder=spec.folder)
-    changes = [change for change in classify(recorded_spec, spec, settled) if change.key not in _LOCAL]
-    if not begun:
-        changes = [change.harmless() for change in changes]
-    recorded = str(row.fingerprint["sources"])
-    if program.fingerprint != recorded:
-        before = studies.load_sources(connection, row.uuid, recorded)
-        # A study that stopped over exceptions waits for a fix; one without results has nothing to protect.
-        fixing = lifecycle.standing(tally, spec.max_failures) is lifecycle.Standing.FAILING
-        harmless = fixing or not tallies.any_progress(connection, row.uuid)
-        kind = ChangeKind.HARMLESS if harmless else ChangeKind.BREAKING
-        changes = [*changes, Change("trainable", "", _diff(before, program.sources), kind, "changed code")]
-    return changes
-
-
-def _refuse_fewer(connection: Connection, row: studies.StudyRow, spec: StudySpec) -> None:
-    highest = tallies.highest_begun(connection, row.uuid)
-    if highest >= spec.n_trials:
-        raise spec.error(
-            "n_trials",
-            f"n_trials: {spec.n_trials}, but trial {highest} has begun; no trial is ever removed. "
-            f"Give at least {highest + 1}, or start a study with a new name.",
-        )
-
-
-def _fit_numbers(connection: Connection, row: studies.StudyRow, spec: StudySpec, changes: Sequence[Change]) -> None:
-    studies.drop_free_numbers(connection, row.uuid, spec.n_trials)
-    exhausted = _is_exhausted(connection, row.uuid)
-    if exhausted and any(change.key.startswith(("parameters", "sampler")) for change in changes):
-        _note(connection, row.uuid, "reopened", {})
-        exhausted = False
-    if not exhausted:
-        studies.ensure_numbers(connection, row.uuid, spec.n_trials)
-
-
-def _is_exhausted(connection: Connection, uuid: str) -> bool:
-    """Whether the sampler had no further point, and nothing has given it any since."""
-    ended, reopened = (tallies.count_events(connection, uuid, kind) for kind in ("exhausted", "reopened"))
-    return ended > reopened
-
-
-def _refusal(spec: StudySpec, refused: list[Change]) -> str:
-    return (
-        f"study {spec.name!r} has results that these changes would make mean something else:\n"
-        f"{render_diff(refused)}\n"
-        "Nothing was started or changed. Once accepted, the change is recorded; finished trials stay as they are."
-    )
-
-
-def _diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    lines: list[str] = []
-    for path in sorted({*before, *after}):
-        old, new = before.get(path, "").splitlines(), after.get(path, "").splitlines()
-        lines += unified_diff(old, new, f"{path} (recorded)", f"{path} (now)", lineterm="")
-    return "\n".join(lines)
-
-
-def _note(connection: Connection, uuid: str, kind: str, details: dict[str, object]) -> None:
-    # An opening is repeated where the reply to its COMMIT was lost.
-    append_event(connection, uuid, Event(kind, None, details), again=True)
+def _refuse_renamed(storage: FencedStorage, spec: StudySpec, uuid: str) -> None:
+    for study in storage.get_all_studies():
+        if study.user_attrs.get(_UUID_ATTRIBUTE) == uuid:
+            raise spec.error(
+                "name",
+                f"study {spec.name!r} is named {study.study_name!r} in Optuna's tables: it was renamed there, by the "
+                "dashboard for instance. Nothing was changed. Rename it back.",
+            )

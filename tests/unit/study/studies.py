@@ -34,8 +34,9 @@ from tunesafe.store import claims, events, identity, records
 from tunesafe.store.engine import reading, writing
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.ledger import Decision, Ledger
-from tunesafe.study.opening import OpenStudy, Program, open_study
+from tunesafe.study.opening import OpenStudy, open_study
 from tunesafe.study.sampling import build_sampler
+from tunesafe.study.settling import Program
 from tunesafe.study.suggest import distributions
 
 LR = {"type": "float", "low": 0.01, "high": 0.1, "log": True}

@@ -30,7 +30,7 @@ from tunesafe.spec import ChangeKind
 from tunesafe.store import studies
 from tunesafe.store.engine import open_engine, reading
 from tunesafe.study import environment
-from tunesafe.study.opening import Program
+from tunesafe.study.settling import Program
 
 ROOT = Path(__file__).parents[3]
 FIXED = Program("name: s\n", {"train.py": "x = 2\n"}, "two")

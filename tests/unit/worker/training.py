@@ -12,7 +12,7 @@ import tunesafe
 from tests.unit.study.studies import PROGRAM, Desk, opened, spec_of
 from tunesafe.contracts import Notice
 from tunesafe.executors import RunResult, run_study
-from tunesafe.study.opening import Program
+from tunesafe.study.settling import Program
 
 X = torch.arange(10.0).reshape(10, 1)
 
