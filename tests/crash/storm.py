@@ -51,6 +51,14 @@ X = torch.randn(48, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.tanh(X.sum(1, keepdim=True))
 
 
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        return X[index] + 0.01 * torch.randn(6), Y[index]
+
+
 def note(trial, size):
     line = f"{trial.number} {trial.attempt} {trial.examples_seen} {size} {os.getpid()}\\n"
     log = os.open(FOLDER / "batches.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -66,7 +74,7 @@ def train(trial):
     trial.track(model=model, optimizer=optimizer)
     data, options = (X, Y), {}
     if trial.params["num_workers"]:
-        data, options = torch.utils.data.TensorDataset(X, Y), {"num_workers": trial.params["num_workers"]}
+        data, options = Data(), {"num_workers": trial.params["num_workers"]}
     for epoch in trial.virtual_epochs(data, **options):
         model.train()
         for x, y in epoch:

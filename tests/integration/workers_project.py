@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from tests.integration.cli_project import command, environment
 from tunesafe.contracts import Event, TrialRow
 from tunesafe.store import claims, events, studies
-from tunesafe.store.engine import read_only_engine, reading
+from tunesafe.store.engine import database_now, read_only_engine, reading
 
 __all__ = ["Batch", "Command", "Project", "children_of", "is_running", "started", "wait_for"]
 
@@ -179,6 +179,10 @@ class Project:
         """What has happened, of these kinds."""
         found: list[Event] = self.read(events.events_of)
         return [event for event in found if event.kind in kinds]
+
+    def wait_for_database_time(self, seconds: float) -> None:
+        """Wait until the database's clock shows this time [seconds since the epoch]."""
+        wait_for(lambda: self.read(lambda connection, _: database_now(connection)) > seconds)
 
     def optuna_states(self) -> list[tuple[int, str]]:
         """Every trial's number and state, as plain Optuna has it."""
