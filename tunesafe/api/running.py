@@ -17,6 +17,7 @@ from tunesafe.errors import SpecError, StorageError
 from tunesafe.executors import run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
 from tunesafe.study.settling import Program
+from tunesafe.trial.importing import is_importing
 from tunesafe.trial.sources import fingerprint, sources
 from tunesafe.worker.judging import judges
 
@@ -44,14 +45,23 @@ def run(
         function: The trainable itself, if it was given from Python.
         notify: Told what happens.
         accept_changes: Go on after a breaking change.
+
+    Raises:
+        SpecError: Something the user has to change, e.g. a call that every worker would repeat.
+        StorageError: The database cannot be used.
     """
+    if is_importing():
+        raise SpecError(
+            f"study {spec.name!r} was to be run while its training code was being imported, as every worker does it. "
+            "Nothing was started. Put what only the script itself is to do under `if __name__ == '__main__':`."
+        )
     program = _program(spec, folder, text, function)
     watch = _harmless(notify)
-    if function is None:
+    if function is not None and (spec.trainable is None or spec.n_workers == 1):
+        result = run_study(spec, lambda: function, program, folder=folder, watch=watch, accept_changes=accept_changes)
+    else:
         new = not _exists(spec)
         result = supervise(spec, program, folder=folder, watch=watch, new=new, accept_changes=accept_changes)
-    else:
-        result = run_study(spec, lambda: function, program, folder=folder, watch=watch, accept_changes=accept_changes)
     return RunResult(result.exit_code, result.message)
 
 

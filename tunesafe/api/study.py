@@ -227,11 +227,16 @@ def open_stored(url: str, name: str | None = None) -> Study:
 
 
 def _reference_of(function: Callable[..., Any], folder: Path) -> str | None:
-    """Where another process finds a function, as ``FILE.py:NAME``; ``None`` in a notebook or inside a function."""
+    """Where another process finds a function; ``None`` in a notebook or inside a function.
+
+    ``FILE.py:NAME``, or ``package.module:NAME`` for a module that may import its neighbours relatively.
+    """
     module, name = sys.modules.get(function.__module__), getattr(function, "__qualname__", "")
     file = getattr(module, "__file__", None)
     if file is None or not file.endswith(".py") or getattr(module, name, None) is not function:
         return None
+    if "." in function.__module__ and Path(file).with_name("__init__.py").exists():
+        return f"{function.__module__}:{name}"
     return f"{os.path.relpath(file, folder)}:{name}"
 
 

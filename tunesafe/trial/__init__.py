@@ -2,7 +2,8 @@
 
 Knows neither Optuna's studies nor any database: what it needs of the world is the
 ``TrialServices`` protocol. Names are fetched when they are asked for: a supervisor needs
-preemption and sources, and does without torch.
+preemption and sources, and does without torch. ``resolve`` and ``sources`` share the names of
+their modules, so they are only to be had there.
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ __all__ = [
     "TrialSettings",
     "fingerprint",
     "locate",
-    "resolve",
     "run_trainable",
     "run_trial",
-    "sources",
 ]
 
 _HOME_OF = {
@@ -35,10 +34,8 @@ _HOME_OF = {
     "TrialSettings": "tunesafe.trial.settings",
     "fingerprint": "tunesafe.trial.sources",
     "locate": "tunesafe.trial.sources",
-    "resolve": "tunesafe.trial.resolve",
     "run_trainable": "tunesafe.trial.trainable",
     "run_trial": "tunesafe.trial.runner",
-    "sources": "tunesafe.trial.sources",
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from tunesafe.errors import SpecError, TunesafeError
 from tunesafe.spec.faults import nearest
+from tunesafe.trial.importing import importing
 from tunesafe.trial.sources import Origin, locate, module_files
 from tunesafe.trial.trainable import Trainable
 
@@ -46,7 +47,8 @@ def resolve(reference: str, folder: Path) -> Callable[..., Any]:
     root = str(origin.root)
     if root not in sys.path:
         sys.path.insert(0, root)
-    module = _import(origin)
+    with importing():
+        module = _import(origin)
     return _pick(module, origin)
 
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesafe.errors import SpecError
-from tunesafe.trial import Trainable, fingerprint, resolve, sources
+from tunesafe.trial import Trainable
+from tunesafe.trial.resolve import resolve
+from tunesafe.trial.sources import fingerprint, sources
 
 
 @pytest.fixture(autouse=True)
