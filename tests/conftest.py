@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import servers
+
 # Before anything imports numpy or torch, here and in the processes that tests start: two threads or
 # one give different bits, and tests share two cores. A failpoint left in the shell would kill the test run.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -73,6 +75,18 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """URL of an empty database, once for every kind we support: for contract suites."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture(
+    params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mariadb", marks=pytest.mark.mariadb)]
+)
+def own_server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
+    """A server that the test may kill, of every kind in turn."""
+    try:
+        with getattr(servers, request.param)() as server:
+            yield server
+    except servers.MissingServerError as error:
+        _missing(str(error))
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from enum import StrEnum
 from typing import Any
 from unittest import mock
 
+import optuna
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
-__all__ = ["Fault", "Losses", "losing"]
+__all__ = ["Fault", "Losses", "losing", "now_and_then", "optuna_trials"]
 
 
 class Fault(StrEnum):
@@ -96,6 +97,16 @@ def losing(losses: Losses) -> Iterator[Losses]:
     finally:
         event.remove(Engine, "do_execute", on_statement)
         event.remove(Engine, "do_execute_no_params", on_statement_without_parameters)
+
+
+def optuna_trials(url: str, study_name: str) -> list[optuna.trial.FrozenTrial]:
+    """A study's trials as plain Optuna has them; its connections are given back, which PostgreSQL's driver demands."""
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return optuna.load_study(study_name=study_name, storage=storage).trials
+    finally:
+        storage.scoped_session.remove()
+        storage.engine.dispose()
 
 
 def _refusal(connection: Any) -> Exception:

@@ -8,12 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import torch
 from sqlalchemy import select
 
-from tests.integration.lossy import Fault, Losses, losing, now_and_then
+from tests.integration.lossy import Fault, Losses, losing, now_and_then, optuna_trials
 from tunesafe.contracts import Notice
 from tunesafe.errors import ExitCode
 from tunesafe.executors.here import run_study
@@ -95,10 +94,17 @@ def outcome(spec: StudySpec) -> dict[str, Any]:
         )
         found["blobs"] = sorted(connection.execute(select(tables.blobs.c.hash)).scalars())
     engine.dispose()
-    trials = optuna.load_study(study_name=spec.name, storage=spec.storage).trials
     found["optuna"] = [
-        (t.number, t.state, t.values, t.params, t.intermediate_values, t.user_attrs, json.dumps(t.system_attrs, sort_keys=True))
-        for t in trials
+        (
+            t.number,
+            t.state,
+            t.values,
+            t.params,
+            t.intermediate_values,
+            t.user_attrs,
+            json.dumps(t.system_attrs, sort_keys=True),
+        )
+        for t in optuna_trials(spec.storage, spec.name)
     ]
     return found
 

@@ -125,7 +125,8 @@ class Claimant:
         return count(connection, self._uuid)
 
     def _retake(self, connection: Connection, token: str) -> Claim | None:
-        now = database_now(connection)
+        # Where the database was away, the living could not renew: the dead are known, the others get a moment.
+        now = database_now(connection) - self._patience.forbearance_seconds
         for row in claims.claimable(connection, self._uuid):
             if not claims.is_takeable(row, now):
                 continue

@@ -26,6 +26,8 @@ _FIRST_SECONDS, _LONGEST_SECONDS = 0.05, 3.0
 """Between two attempts [s]; it doubles."""
 _WORTH_TELLING_SECONDS = 1.0
 """A wait that is over sooner is nobody's business [s]: a lock, a deadlock that was resolved."""
+_FORBEARANCE_SECONDS = 15.0
+"""After a wait, for which others are given time to renew their leases [s]: longer than a connection attempt."""
 _JITTER = random.SystemRandom()
 """Not ``random``'s own generator: it is the user's, and a wait must not change what it draws."""
 
@@ -55,12 +57,19 @@ class Patience:
         self._told = False
         self.repeating = False
         """Whether the operation at hand has been tried before: what it writes may be there already."""
+        self._away_seconds, self._back_at = 0.0, -_FORBEARANCE_SECONDS
         self.num_attempts = 0
         """How often a wait has ended in another attempt; whoever waits is not stuck."""
 
     def listen(self, watch: Callable[[Notice], None], why_leave: Callable[[], str | None]) -> None:
         """Tell ``watch`` when a wait begins and when it is over; wait no longer when ``why_leave`` has a reason."""
         self._watch, self._why_leave = watch, why_leave
+
+    @property
+    def forbearance_seconds(self) -> float:
+        """How long leases may have run out only because nobody could renew them, just after a wait [s]; else 0."""
+        since_back = time.monotonic() - self._back_at
+        return self._away_seconds + since_back if since_back < _FORBEARANCE_SECONDS else 0.0
 
     def __call__(self, operation: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call an operation until the database has confirmed it.
@@ -104,6 +113,7 @@ class Patience:
         self._tell("storage_lost", {"why": str(error).partition("\n")[0], "waits_seconds": self._timeout})
 
     def _over(self, seconds: float) -> None:
+        self._away_seconds, self._back_at = seconds, time.monotonic()
         details = {"seconds": round(seconds, 1)}
         if self._keep is not None:
             try:
