@@ -51,6 +51,7 @@ class Claimant:
         self._uuid, self._spec = opened.row.uuid, opened.spec
         self._patience = opened.patience
         self._owner = owner or identity.this_process()
+        self._unheard: dict[int, float] | None = None
 
     def claim(self) -> Claim | None:
         """Take the next trial to tell or to train; ``None`` if there is none to take now.
@@ -77,9 +78,33 @@ class Claimant:
             if lifecycle.standing(tally, self._spec.max_failures) is not lifecycle.Standing.RUNNING:
                 return None
             claim = self._retake(connection, token)
-        if claim is None and tally.free:
+            wait = claim is None and self._predecessor_may_be_gone(connection)
+        if claim is None and tally.free and not wait:
             claim = self._take_free(token)
         return claim
+
+    def _predecessor_may_be_gone(self, connection: Connection) -> bool:
+        """Whether a single worker should wait before it takes a free number.
+
+        A lease from another machine that was live when we began is either a colleague's, who
+        renews it soon, or a predecessor's, whose trial comes first: taken out of order, later
+        suggestions would see other trials than if nobody had died.
+        """
+        if self._spec.n_workers > 1 or self._unheard == {}:
+            return False
+        now = database_now(connection)
+        leases = {
+            row.number: row.lease_expires_at
+            for row in claims.claimable(connection, self._uuid)
+            if row.lease_expires_at > now and row.owner is not None and not self._is_here(row.owner)
+        }
+        begun_with = leases if self._unheard is None else self._unheard
+        self._unheard = {number: expires for number, expires in begun_with.items() if leases.get(number) == expires}
+        return bool(self._unheard)
+
+    def _is_here(self, owner: Owner) -> bool:
+        ours = (self._owner.machine_id, self._owner.boot_id, self._owner.pid_namespace)
+        return (owner.machine_id, owner.boot_id, owner.pid_namespace) == ours
 
     def _claimed_before(self, connection: Connection, token: str) -> Claim | None:
         return claims.find_token(connection, self._uuid, token) if self._patience.repeating else None
@@ -136,7 +161,7 @@ class Claimant:
                 return claim
         return None
 
-    def _take_free(self, token: str) -> Claim:
+    def _take_free(self, token: str) -> Claim | None:
         taken: list[Claim] = []
 
         def take(connection: Connection) -> None:
@@ -159,6 +184,8 @@ class Claimant:
         except _ClaimedBeforeError as before:
             return before.claim
         except _NumberTakenError as error:
+            if not self.tally().free:
+                return None  # another worker was faster, and its number was the last
             raise SpecError(
                 f"Optuna's study {self._spec.name!r} would number its next trial {error}, which is not free in "
                 "tunesafe's table: a program other than tunesafe added or removed trials. Nothing was written. "

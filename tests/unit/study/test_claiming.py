@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened
-from tunesafe.contracts import TrialPhase
+from tunesafe.contracts import Claim, TrialPhase
 from tunesafe.errors import LeaseLostError, SpecError
 from tunesafe.store.engine import writing
 from tunesafe.study.claiming import Claimant
@@ -277,3 +277,19 @@ def test_a_study_knows_its_numbers_only(sqlite_url: str) -> None:
         assert Desk(one).claim().number == 0
         assert Desk(other).claim().number == 0
         assert Claimant(other).claim() is None
+
+
+def test_the_last_number_may_go_to_somebody_faster(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at what is free and Optuna's transaction another worker claims: no trial, and no fault."""
+    with opened(sqlite_url, n_trials=1) as one, opened(sqlite_url, n_trials=1) as other:
+        there, here = Desk(one, ELSEWHERE), Desk(other)
+        take_free = here.claimant._take_free
+
+        def too_late(token: str) -> Claim | None:
+            assert there.claim().number == 0
+            return take_free(token)
+
+        monkeypatch.setattr(here.claimant, "_take_free", too_late)
+        assert here.claimant.claim() is None
+        assert here.phases() == ["claimed"]
+        assert len(here.plain().trials) == 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.study.studies import Desk, opened
+from tests.unit.study.studies import ELSEWHERE, Desk, opened
 from tunesafe.contracts import Notice
 from tunesafe.errors import LeaseLostError, Preempted, StorageError
 from tunesafe.store.faults import TransientStorageError
@@ -147,8 +147,6 @@ def test_a_patient_method_keeps_its_arguments_and_its_name() -> None:
 def test_who_just_waited_takes_no_lease_that_ran_out_meanwhile(sqlite_url: str, time: Time) -> None:
     """The living could not renew it either; a moment later what is not renewed is abandoned."""
     with opened(sqlite_url, lease="10s") as one, opened(sqlite_url, lease="10s") as other:
-        from tests.unit.study.studies import ELSEWHERE
-
         there, here = Desk(one, ELSEWHERE), Desk(other)
         number = there.claim().number
         there.expire(number)
