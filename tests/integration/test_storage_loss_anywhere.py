@@ -164,7 +164,7 @@ def test_a_server_that_comes_and_goes_changes_nothing_either(
     assert {fault for fault, _ in losses.happened} == set(Fault)
 
 
-@pytest.mark.parametrize("sampler", ["grid", "cmaes", "nsgaii"])
+@pytest.mark.parametrize("sampler", ["grid", "cmaes", pytest.param("nsgaii", marks=pytest.mark.slow)])
 def test_samplers_that_write_are_interrupted_harmlessly(sampler: str, sqlite_url: str, tmp_path: Path) -> None:
     """What a sampler draws and notes does not depend on how often the database had to be asked."""
     changes: dict[str, Any] = {"sampler": {"name": sampler}, "pruner": {"name": "nop"}, "n_trials": 4}

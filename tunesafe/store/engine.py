@@ -41,6 +41,8 @@ _BUSY_SECONDS = 60
 """How long a SQLite connection waits for another's write lock [seconds]."""
 _CONNECT_SECONDS = 10
 """How long to wait for a server to answer [seconds]."""
+_KEEPALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+"""A server whose network is gone is given up after half a minute, not after the kernel's quarter of an hour."""
 _SQLITE_HEADER = b"SQLite format 3\0"
 
 
@@ -74,9 +76,11 @@ def connect_kwargs(url: str | URL) -> dict[str, Any]:
     Meant for ``optuna.storages.RDBStorage(url, engine_kwargs=connect_kwargs(url))``; call
     ``apply_pragmas`` on that engine, too.
     """
-    if canonical_url(url).get_backend_name() == "sqlite":
+    kind = canonical_url(url).get_backend_name()
+    if kind == "sqlite":
         return {"connect_args": {"timeout": _BUSY_SECONDS}}
-    return {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, "pool_pre_ping": True}
+    alive = _KEEPALIVE if kind == "postgresql" else {}
+    return {"connect_args": {"connect_timeout": _CONNECT_SECONDS, **alive}, "pool_pre_ping": True}
 
 
 def open_engine(url: str | URL) -> Engine:
