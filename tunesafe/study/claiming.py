@@ -184,7 +184,9 @@ class Claimant:
         except _ClaimedBeforeError as before:
             return before.claim
         except _NumberTakenError as error:
-            if not self.tally().free:
+            with reading(self._engine) as connection:
+                tally = self._check_revision(connection)  # there may be more numbers than this worker knows of
+            if not tally.free:
                 return None  # another worker was faster, and its number was the last
             raise SpecError(
                 f"Optuna's study {self._spec.name!r} would number its next trial {error}, which is not free in "

@@ -29,7 +29,7 @@ from sqlalchemy import update
 
 from tests.unit.study.studies import ELSEWHERE, PRUNED, Desk, opened
 from tunesafe.contracts import Claim, Owner, TrialPhase
-from tunesafe.errors import LeaseLostError
+from tunesafe.errors import LeaseLostError, StudyChangedError
 from tunesafe.store import claims
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError
@@ -285,3 +285,34 @@ def test_claims_behave_as_their_model(empty_database: Path) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     case = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=checks)
     run_state_machine_as_test(Claims, settings=case)
+
+
+def test_a_worker_that_finds_the_last_number_taken_by_a_faster_one_waits(sqlite_url: str) -> None:
+    """Between its look at the table and Optuna's transaction, another has begun the last trial."""
+    with opened(sqlite_url, n_trials=1) as study, pytest.MonkeyPatch.context() as patch:
+        slow, fast = Desk(study), Desk(study, ELSEWHERE)
+        take = slow.claimant._take_free
+
+        def take_late(token: str) -> Claim | None:
+            fast.claim()
+            return take(token)
+
+        patch.setattr(slow.claimant, "_take_free", take_late)
+        assert slow.claimant.claim() is None
+        assert [trial.number for trial in slow.plain().trials] == [0]
+
+
+def test_a_worker_that_finds_the_numbers_changed_begins_again(sqlite_url: str) -> None:
+    """Another command asked for more trials meanwhile, and its worker took the last this one knew of."""
+    with opened(sqlite_url, n_trials=1) as study, pytest.MonkeyPatch.context() as patch:
+        slow = Desk(study)
+        take = slow.claimant._take_free
+
+        def take_late(token: str) -> Claim | None:
+            with opened(sqlite_url, n_trials=2) as changed:
+                Desk(changed, ELSEWHERE).claim()
+            return take(token)
+
+        patch.setattr(slow.claimant, "_take_free", take_late)
+        with pytest.raises(StudyChangedError):
+            slow.claimant.claim()
