@@ -23,6 +23,8 @@ from tunesafe.worker.wire import GO, LEAVE, Failed, Job, LeftWork, Message, Sign
 
 __all__ = ["Child", "Died", "Heard"]
 
+_PROGRAM = ("-P", "-m", "tunesafe.worker.process")
+"""-P: a folder that holds a file such as queue.py must not be in the way of our own imports."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _ENDS = ("completed", "pruned", "failed", "released")
 _LOOK_SECONDS = 0.1
@@ -83,8 +85,7 @@ class Child:
         reading, writing = _pipe()
         words = _words()
         process = subprocess.Popen(
-            # -P: a folder that holds a file such as queue.py must not be in the way of our own imports.
-            [sys.executable, "-P", "-m", "tunesafe.worker.process"],
+            [sys.executable, *_PROGRAM],
             stdin=subprocess.PIPE,
             stdout=words,
             stderr=words,
