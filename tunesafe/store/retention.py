@@ -1,7 +1,7 @@
 """Which checkpoints a study no longer needs.
 
-A live trial keeps its newest two (and its best, where the best is what counts); a complete one
-what the study file asks to keep; a pruned or failed one nothing. Pure: values in, ids out.
+A live trial keeps its newest two, and the best ones it will be asked for; a complete one what the
+study file asks to keep; a pruned or failed one nothing. Pure: values in, ids out.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def surplus(
 def _kept(infos: Sequence[CheckpointInfo], trial: TrialKeep, keep: Keep, direction: Direction) -> set[int]:
     match trial.ending:
         case None:
-            return _newest(infos, _LIVE_NEWEST) | _best(infos, trial, int(keep.select_best), direction)
+            return _newest(infos, _LIVE_NEWEST) | _best(infos, trial, max(keep.best, int(keep.select_best)), direction)
         case Ending.COMPLETE:
             return _newest(infos, keep.last) | _best(infos, trial, keep.best, direction)
         case _:

@@ -149,12 +149,16 @@ class Loop:
         """Leave now, after saving if that is allowed here; or go on to the boundary if there is time."""
         if self._signals.urgent:
             raise Preempted(reason)
+        now, (since, start) = self._now(), self._entered
         if self._mid_epoch:
-            if batch.step_due:
+            # After its last batch the report comes first: what user code holds in plain variables is for it.
+            reports = batch.ends_epoch and can_finish(
+                self._boundary_seconds, self._settings.grace_seconds, now - self._asked_at
+            )
+            if batch.step_due and not reports:
                 self._save(inside=True)
                 raise Preempted(reason)
             return
-        now, (since, start) = self._now(), self._entered
         left = self.plan.epoch_end(self.position) - self.examples_seen
         expected = (now - since) / (self.examples_seen - start) * left + self._boundary_seconds
         if not can_finish(expected, self._settings.grace_seconds, now - self._asked_at):

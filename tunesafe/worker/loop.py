@@ -189,7 +189,8 @@ class Worker:
         outcome = self._ledger.close(claim)
         self._retainer.after_end(claim.number)
         failpoint("finish.swept")
-        self._tell_watcher(claim, outcome)
+        if outcome.traceback is None:  # a failure was told when it happened
+            self._tell_watcher(claim, outcome)
 
     def _tell_watcher(self, claim: Claim, outcome: Outcome) -> None:
         kind = {Ending.COMPLETE: "completed", Ending.PRUNED: "pruned", Ending.FAILED: "failed"}[outcome.ending]

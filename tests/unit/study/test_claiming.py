@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened
 from tunesafe.contracts import Claim, TrialPhase
 from tunesafe.errors import LeaseLostError, SpecError
+from tunesafe.store import claims
 from tunesafe.store.engine import writing
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lifecycle import Tally
@@ -55,6 +56,9 @@ def test_a_live_trial_is_left_alone_until_its_lease_is_over(desk: Desk) -> None:
     """Elsewhere may be alive: only time tells, and then the fence takes its right away."""
     theirs = Desk(desk.study, ELSEWHERE)
     lost = theirs.claim()
+    renew(desk, lost)
+    assert desk.claimant.claim() is None  # whoever renews next is at work
+    renew(desk, lost)
     assert [desk.claim().number, desk.claim().number] == [1, 2]
     assert desk.claimant.claim() is None
     desk.expire(0)
@@ -64,6 +68,20 @@ def test_a_live_trial_is_left_alone_until_its_lease_is_over(desk: Desk) -> None:
     with pytest.raises(LeaseLostError):
         theirs.ledger.finish(lost, PRUNED)
     assert desk.row(0).outcome is None
+
+
+def test_a_single_worker_waits_for_its_vanished_predecessors_trial(desk: Desk) -> None:
+    """A lease from elsewhere that nobody renews: its trial comes before a free number, as if nobody had died."""
+    lost = Desk(desk.study, ELSEWHERE).claim()
+    assert [desk.claimant.claim(), desk.claimant.claim()] == [None, None]
+    desk.expire(lost.number)
+    assert [desk.claim().number for _ in range(3)] == [0, 1, 2]
+
+
+def renew(desk: Desk, claim: Claim) -> None:
+    """Renew a lease, as its keeper would."""
+    with writing(desk.engine) as connection:
+        claims.renew(connection, desk.uuid, claim.number, claim.fence, 60.0)
 
 
 def test_a_trial_given_back_is_taken_up_at_once_by_anybody(desk: Desk) -> None:

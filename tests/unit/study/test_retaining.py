@@ -67,9 +67,16 @@ def objective(select: str) -> dict[str, str]:
 )
 def test_a_live_trial_keeps_its_newest_two(select: str, kept: list[int], sqlite_url: str) -> None:
     """One to resume from and one to fall back on; and its best, where that is what counts."""
-    with training(sqlite_url, objective=objective(select)) as trainer:
+    with training(sqlite_url, objective=objective(select), checkpoint={"keep": {"best": 0}}) as trainer:
         trainer.train(1.0, 4.0, 3.0, 2.0)
         assert trainer.kept() == {0: kept}
+
+
+def test_a_live_trial_keeps_the_best_it_will_be_asked_for(sqlite_url: str) -> None:
+    """The best virtual epoch of a complete trial is kept by default: it must not be gone by then."""
+    with training(sqlite_url, objective=objective("last")) as trainer:
+        trainer.train(1.0, 4.0, 3.0, 2.0)
+        assert trainer.kept() == {0: [1, 3, 4]}
 
 
 @pytest.mark.parametrize("outcome", [PRUNED, RAISED])
