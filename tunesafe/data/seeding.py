@@ -140,45 +140,40 @@ class SeededReader:
 
     Torch's is. Python's and numpy's are seeded before the first example of each batch and then
     watched: as long as no example has drawn from one, seeding it again would change nothing.
-    Once one is seen in use, it is seeded for every example, and the example that surprised us
-    in the middle of a batch is read a second time (at most once for each generator and process).
+    Once one is seen in use, it is seeded for every example, and the batch that surprised us is
+    read again (at most once for each generator and process).
     """
 
     def __init__(self) -> None:
         self._python_used = _PYTHON_ADDRESS is None
-        self._python = _Watch(_PYTHON_ADDRESS or 0, place=0, word=4)
+        self._python = _Watch(_PYTHON_ADDRESS or 0, place=0, word=8)
         numpy_generator: Any = np.random.mtrand.get_bit_generator()
         self._numpy_used = False
-        self._numpy = _Watch(numpy_generator.ctypes.state_address, place=624 * 4, word=0)
+        self._numpy = _Watch(numpy_generator.ctypes.state_address, place=624 * 4, word=4)
 
     def read(self, dataset: _Indexed, indices: list[int], seeds: list[int]) -> list[Any]:
         """The examples at ``indices``, each read under its seed of 64 bits."""
-        seed_torch = torch.default_generator.manual_seed
-        examples: list[Any] = []
-        fresh = True
-        for index, seed in zip(indices, seeds, strict=True):
-            if fresh:
-                self._seed_all(seed)
-            else:
-                seed_torch(seed >> 32)
-                if self._python_used:
-                    random.seed(seed)
-                if self._numpy_used:
-                    np.random.seed(seed & _MASK32)
-            example = dataset[index]
-            if self._surprised() and not fresh:
-                self._seed_all(seed)
-                example = dataset[index]
-                self._surprised()
-            fresh = False
-            examples.append(example)
+        examples = self._read(dataset, indices, seeds)
+        while self._surprised():
+            examples = self._read(dataset, indices, seeds)
         return examples
 
-    def _seed_all(self, seed: int) -> None:
-        seed_generators(seed)
-        if not self._python_used:
-            self._python.begin()
+    def _read(self, dataset: _Indexed, indices: list[int], seeds: list[int]) -> list[Any]:
+        seed_generators(seeds[0])
+        self._python.begin()
         self._numpy.begin()
+        examples = [dataset[indices[0]]]
+        self._surprised()  # what the first one draws from is known before the second is read
+        python_used, numpy_used = self._python_used, self._numpy_used
+        seed_torch = torch.default_generator.manual_seed
+        for index, seed in zip(indices[1:], seeds[1:], strict=True):
+            seed_torch(seed >> 32)
+            if python_used:
+                random.seed(seed)
+            if numpy_used:
+                np.random.seed(seed & _MASK32)
+            examples.append(dataset[index])
+        return examples
 
     def _surprised(self) -> bool:
         """Whether a generator thought to be unused has been used; from now on it is known to be."""
@@ -199,10 +194,11 @@ class _Watch:
     Args:
         address: Where its state lies.
         place: Where in the state the place among the words is [bytes].
-        word: Where the first word is [bytes].
+        word: Where the second word is [bytes]; the first is the same after every seeding of python's.
     """
 
     def __init__(self, address: int, place: int, word: int) -> None:
+        self._place, self._word = ctypes.c_int(), ctypes.c_uint32()  # where nothing ever moves
         if address:
             self._place = ctypes.c_int.from_address(address + place)
             self._word = ctypes.c_uint32.from_address(address + word)
