@@ -1,0 +1,65 @@
+"""What tunesafe costs: ``python bench/run.py [loops] [study] [status] [--quick] [--pairs N]``.
+
+Prints each comparison as soon as it is made; exits with 1 if one misses its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+import machine
+from loops import loops
+from pairs import Comparison, quartiles
+from status import status
+from study import study
+
+_BENCHMARKS: dict[str, tuple[str, Callable[[int, bool], Iterator[Comparison]]]] = {
+    "loops": ("(a) the training loop", loops),
+    "study": ("(b) a whole study", study),
+    "status": ("(c) looking at a large study", status),
+}
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line, or all."""
+    parser = argparse.ArgumentParser(prog="bench/run.py", description="What tunesafe costs.")
+    parser.add_argument(
+        "name", nargs="*", choices=[[], *_BENCHMARKS], help=f"of: {', '.join(_BENCHMARKS)}; default all"
+    )
+    parser.add_argument("--pairs", type=int, help="interleaved pairs of each comparison (default 7, quick 3)")
+    parser.add_argument("--quick", action="store_true", help="shorter and fewer: for a first look, not for a claim")
+    arguments = parser.parse_args()
+    pairs = arguments.pairs or (3 if arguments.quick else 7)
+    print(f"{machine.describe()}\n{machine.load()}; {pairs} interleaved pairs")
+    missed = 0
+    for name in arguments.name or _BENCHMARKS:
+        title, benchmark = _BENCHMARKS[name]
+        print(f"\n{title}", flush=True)
+        for comparison in benchmark(pairs, arguments.quick):
+            print(_line(comparison), flush=True)
+            missed += comparison.holds is False
+    print(f"\n{machine.load()}; {'every bound is kept' if not missed else f'{missed} bounds are MISSED'}")
+    return 1 if missed else 0
+
+
+def _line(comparison: Comparison) -> str:
+    low, high = quartiles(comparison.ratios)
+    verdict = {None: "", True: ": kept", False: ": MISSED"}[comparison.holds]
+    ratios = comparison.ratios
+    return (
+        f"  {comparison.claim:<58} {comparison.ratio:5.2f}  quartiles {low:.2f}–{high:.2f}, "
+        f"range {min(ratios):.2f}–{max(ratios):.2f}  ({comparison.bound}{verdict})\n"
+        f"    {_values('ours', comparison.ours)}, {_values('theirs', comparison.theirs)} {comparison.unit}"
+    )
+
+
+def _values(side: str, values: tuple[float, ...]) -> str:
+    low, high = quartiles(list(values))
+    median = sorted(values)[len(values) // 2]
+    return f"{side} {median:,.4g} ({low:,.4g}–{high:,.4g})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
