@@ -49,7 +49,7 @@ def _line(comparison: Comparison) -> str:
     verdict = {None: "", True: ": kept", False: ": MISSED"}[comparison.holds]
     ratios = comparison.ratios
     return (
-        f"  {comparison.claim:<58} {comparison.ratio:5.2f}  quartiles {low:.2f}–{high:.2f}, "
+        f"  {comparison.claim:<58} {comparison.ratio:6.3f}  quartiles {low:.2f}–{high:.2f}, "
         f"range {min(ratios):.2f}–{max(ratios):.2f}  ({comparison.bound}{verdict})\n"
         f"    {_values('ours', comparison.ours)}, {_values('theirs', comparison.theirs)} {comparison.unit}"
     )

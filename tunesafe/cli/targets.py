@@ -51,7 +51,8 @@ def open_target(target: str | None) -> Study:
     if target is None:
         return load_study(_only_study_file(Path()))
     if "://" in target:
-        url, _, name = target.partition("#")
+        url, hash_, name = target.rpartition("#")
+        url, name = (url, name) if hash_ else (target, "")
         return open_stored(url, name or None)
     return load_study(Path(target))
 

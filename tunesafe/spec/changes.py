@@ -73,7 +73,7 @@ class Change:
 
     def harmless(self) -> Change:
         """The same change where there are no results to protect."""
-        return replace(self, kind=ChangeKind.HARMLESS, advice="no trial has begun")
+        return replace(self, kind=ChangeKind.HARMLESS, advice="no trial has a result")
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,7 +280,7 @@ class StudySpec(Section):
             yield
         except SpecError as error:
             key = error.key or key_path
-            if error.file is not None or key is None:
+            if error.line is not None or key is None:
                 raise
             raise self.error(key, error.message) from error
 

@@ -256,20 +256,22 @@ def _check_file(path: Path, *, must_exist: bool) -> None:
                 "file it was started with."
             )
         if not path.parent.is_dir():
-            raise SpecError(f"storage: the folder {path.parent} does not exist. Nothing was created. Create it first.")
+            raise SpecError(
+                f"the folder {path.parent} does not exist. Nothing was created. Create it first.", key="storage"
+            )
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise SpecError(f"storage: the folder {path.parent} cannot be written. Nothing was created.")
+            raise SpecError(f"the folder {path.parent} cannot be written. Nothing was created.", key="storage")
         return
     if path.is_dir():
         raise SpecError(
-            f"storage: {path} is a folder. Nothing was changed. Name a file in it: sqlite:///{path}/study.db"
+            f"{path} is a folder. Nothing was changed. Name a file in it: sqlite:///{path}/study.db", key="storage"
         )
     try:
         with path.open("rb") as file:
             head = file.read(len(_SQLITE_HEADER))
     except OSError as error:
-        raise SpecError(f"storage: {path} cannot be read ({error.strerror}). Nothing was changed.") from error
+        raise SpecError(f"{path} cannot be read ({error.strerror}). Nothing was changed.", key="storage") from error
     if head and head != _SQLITE_HEADER:
-        raise SpecError(f"storage: {path} is not a SQLite database. Nothing was changed. Name another file.")
+        raise SpecError(f"{path} is not a SQLite database. Nothing was changed. Name another file.", key="storage")
     if not must_exist and not os.access(path, os.W_OK):
-        raise SpecError(f"storage: {path} cannot be written. Nothing was changed. Check its permissions.")
+        raise SpecError(f"{path} cannot be written. Nothing was changed. Check its permissions.", key="storage")

@@ -1,7 +1,8 @@
 """Files kept with a trial, in the form optuna-dashboard shows.
 
-The file first, the attribute that names it second, under an id derived from trial and file
-name: doing it again after a crash replaces what is there and adds nothing.
+The file first, the attribute that names it second, under an id derived from trial, file name
+and content: doing it again after a crash replaces what is there and adds nothing, and another
+file of the same name is another artifact.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def store_artifact(file: Path, folder: Path, *, owner: str) -> Artifact:
     Raises:
         OSError: If it cannot be copied.
     """
-    artifact_id = hashlib.blake2b(f"{owner}/{file.name}".encode(), digest_size=16).hexdigest()
+    with file.open("rb") as source:
+        content = hashlib.file_digest(source, "sha256").hexdigest()
+    artifact_id = hashlib.blake2b(f"{owner}/{file.name}/{content}".encode(), digest_size=16).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{artifact_id}.{os.getpid()}.tmp"
     with file.open("rb") as source, temporary.open("wb") as target:

@@ -17,7 +17,7 @@ from copy import copy, deepcopy
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
@@ -176,16 +176,21 @@ class FencedStorage(BaseStorage):
             return known
         shown = trial
         if any(self._current.get(name, own) != own for name, own in trial.distributions.items()):
-            shown = copy(trial)
-            shown._distributions = {
-                name: current
-                if (current := self._current.get(name)) is not None
-                and current._contains(current.to_internal_repr(trial.params[name]))
-                else own
-                for name, own in trial.distributions.items()
-            }
+            shown = self._as_if_now(trial)
         if trial.state.is_finished():  # comparing a thousand trials' distributions takes longer than reading them
             self._shown[trial._trial_id] = shown
+        return shown
+
+    def _as_if_now(self, trial: FrozenTrial) -> FrozenTrial:
+        shown, params = copy(trial), trial.params
+        shown._distributions, shown.params = {}, {}
+        for name, own in trial.distributions.items():
+            current = self._current.get(name, own)
+            if _fits(current, params[name]):
+                shown._distributions[name], shown.params[name] = current, params[name]
+            elif type(current) is type(own) and not isinstance(own, CategoricalDistribution):
+                shown._distributions[name], shown.params[name] = own, params[name]
+            # Else it is of a kind that the parameter no longer is: as if the trial had not had it.
         return shown
 
     def get_all_trials(
@@ -224,7 +229,9 @@ class FencedStorage(BaseStorage):
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         with self._write("writing a parameter"):
-            self._inner.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            # Not through Optuna's cache: it compares with the first distribution the parameter ever had, and an
+            # accepted change may be another. What past trials look like is decided in ``show``.
+            self._rdb._set_trial_param(trial_id, param_name, param_value_internal, distribution, distribution)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if self._ending is None:
@@ -287,6 +294,13 @@ class FencedStorage(BaseStorage):
 def _template(url: sa.URL) -> str:
     """The address as Optuna wants it: it fills in braces."""
     return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+
+
+def _fits(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def number_of_newest_trial(connection: Connection, study_id: int) -> int:

@@ -202,7 +202,7 @@ class Ledger:
         return self._judge(self._optuna, trial, [*self._values(history), value])
 
     def _values(self, history: Sequence[Record]) -> list[float]:
-        return [record.report.metrics[self._spec.objective.metric] for record in history]
+        return [record.report.metrics.get(self._spec.objective.metric, math.nan) for record in history]
 
     def _improves(self, value: float, history: Sequence[Record]) -> bool:
         earlier = [past for past in self._values(history) if math.isfinite(past)]
@@ -211,7 +211,7 @@ class Ledger:
         return not earlier or (value < min(earlier) if self._minimize else value > max(earlier))
 
     def _apply(self, trial: FrozenTrial, record: Record) -> None:
-        value = record.report.metrics[self._spec.objective.metric]
+        value = record.report.metrics.get(self._spec.objective.metric, math.nan)
         step = record.report.virtual_epoch
         if math.isfinite(value) and step not in trial.intermediate_values:
             self._storage.set_trial_intermediate_value(trial._trial_id, step, value)

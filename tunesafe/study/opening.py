@@ -34,6 +34,7 @@ from tunesafe.study.settling import Program, note, settle
 
 __all__ = ["OpenStudy", "attach_study", "open_study"]
 
+_METRIC_NAMES = "study:metric_names"
 _UUID_ATTRIBUTE = "tunesafe:study"
 """Optuna study attribute that ties its study to ours, whatever it is renamed to."""
 
@@ -116,7 +117,8 @@ def _open(
         with first_open_lock(spec.storage):
             failpoint("open.locked")
             _refuse_foreign(spec)
-            engine = open_engine(spec.storage)
+            with spec.placing():
+                engine = open_engine(spec.storage)
             undo.callback(engine.dispose)
             upgrade(engine)
             failpoint("open.schema")
@@ -128,7 +130,7 @@ def _open(
                 row, changes = settle(connection, spec, program, accept_changes)
                 _keep_warnings(connection, row.uuid, warnings)
             failpoint("open.study")
-            study_id = _optuna_study(storage, spec, row.uuid)
+            study_id = _optuna_study(engine, storage, spec, row.uuid)
             failpoint("open.done")
         with storage.guarded(_nothing):
             study = optuna.Study(study_name=spec.name, storage=storage, sampler=sampler, pruner=pruner)
@@ -248,7 +250,7 @@ def _is_foreign(connection: Connection, name: str) -> bool:
     return bool(in_optuna) and not ours
 
 
-def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
+def _optuna_study(engine: Engine, storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
     direction = optuna.study.StudyDirection[spec.objective.direction.upper()]
     with storage.guarded(_nothing):
         try:
@@ -256,10 +258,21 @@ def _optuna_study(storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
         except KeyError:
             _refuse_renamed(storage, spec, uuid)
             study_id = storage.create_new_study([direction], spec.name)
+        _set_direction(engine, study_id, direction)
         if storage.get_study_user_attrs(study_id).get(_UUID_ATTRIBUTE) != uuid:
             storage.set_study_user_attr(study_id, _UUID_ATTRIBUTE, uuid)
-            storage.set_study_system_attr(study_id, "study:metric_names", [spec.objective.metric])
+        if storage.get_study_system_attrs(study_id).get(_METRIC_NAMES) != [spec.objective.metric]:
+            storage.set_study_system_attr(study_id, _METRIC_NAMES, [spec.objective.metric])
     return study_id
+
+
+def _set_direction(engine: Engine, study_id: int, direction: optuna.study.StudyDirection) -> None:
+    """Follow an accepted change of direction: Optuna itself knows no way to."""
+    table = sa.table("study_directions", sa.column("study_id"), sa.column("direction"))
+    with writing(engine) as connection:
+        row = table.c.study_id == study_id
+        if connection.execute(sa.select(table.c.direction).where(row)).scalar_one() != direction.name:
+            connection.execute(sa.update(table).where(row).values(direction=direction.name))
 
 
 def _refuse_renamed(storage: FencedStorage, spec: StudySpec, uuid: str) -> None:

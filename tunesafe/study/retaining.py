@@ -7,6 +7,7 @@ study's best to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
@@ -62,9 +63,9 @@ class Retainer:
 
     def _objectives(self, history: Sequence[Record]) -> dict[Position, float]:
         return {
-            Position(record.report.examples_seen, record.report.virtual_epoch): record.report.metrics[
-                self._spec.objective.metric
-            ]
+            Position(record.report.examples_seen, record.report.virtual_epoch): record.report.metrics.get(
+                self._spec.objective.metric, math.nan
+            )
             for record in history
         }
 

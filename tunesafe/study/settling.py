@@ -25,6 +25,8 @@ from tunesafe.study.suggest import distributions
 
 __all__ = ["Program", "note", "settle"]
 
+_DRAWN = ("parameters", "seed", "sampler", "initial_trials")
+"""Keys that trials which have begun, results or not, were drawn by."""
 _LOCAL = ("n_workers", "storage")
 """Keys that every host sets for itself: a host that joins must not stop the others' workers."""
 
@@ -117,15 +119,15 @@ def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, pro
     settled = Settled(begun, row.examples_per_pass, row.threads_per_worker)
     recorded_spec = StudySpec.from_json(row.spec_json, storage=spec.storage, folder=spec.folder)
     changes = [change for change in classify(recorded_spec, spec, settled) if change.key not in _LOCAL]
-    if not begun:
-        changes = [change.harmless() for change in changes]
+    # A study that stopped over exceptions waits for a fix; one without results has nothing to protect.
+    fixing = lifecycle.standing(tally, spec.max_failures) is lifecycle.Standing.FAILING
+    progress = tallies.any_progress(connection, row.uuid)
+    if not progress:
+        changes = [change if begun and change.key.startswith(_DRAWN) else change.harmless() for change in changes]
     recorded = str(row.fingerprint["sources"])
     if program.fingerprint != recorded:
         before = studies.load_sources(connection, row.uuid, recorded)
-        # A study that stopped over exceptions waits for a fix; one without results has nothing to protect.
-        fixing = lifecycle.standing(tally, spec.max_failures) is lifecycle.Standing.FAILING
-        harmless = fixing or not tallies.any_progress(connection, row.uuid)
-        kind = ChangeKind.HARMLESS if harmless else ChangeKind.BREAKING
+        kind = ChangeKind.HARMLESS if fixing or not progress else ChangeKind.BREAKING
         changes = [*changes, Change("trainable", "", _diff(before, program.sources), kind, "changed code")]
     return changes
 

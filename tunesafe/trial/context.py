@@ -140,7 +140,7 @@ class Trial:
         """What ``track`` has registered, by name; read-only."""
         return MappingProxyType(self.memory.tracked)
 
-    def track(self, **objects: Any) -> None:
+    def track(self, /, **objects: Any) -> None:
         """Register objects whose state is saved and restored together.
 
         Args:
@@ -257,7 +257,7 @@ class Trial:
             )
             return self._loop.epochs()
 
-    def report(self, **metrics: Any) -> None:
+    def report(self, /, **metrics: Any) -> None:
         """Report what was measured, once per virtual epoch, after its batches.
 
         Durable when it returns, then judged.
@@ -341,12 +341,12 @@ class Trial:
                 raise TrialError(f"trial.mean({name!r}, …) got n={n}; a weight cannot be negative.")
             return self.memory.means.add(name, to_float(f"trial.mean({name!r}, …)", value), weight)
 
-    def result(self, **metrics: Any) -> None:
+    def result(self, /, **metrics: Any) -> None:
         """Give final metrics that are not judged, such as a test score."""
         with self.latch.holding():
             self.memory.notes.result.update(to_floats("result", metrics))
 
-    def log(self, **values: Any) -> None:
+    def log(self, /, **values: Any) -> None:
         """Hand values to trackers, at the present position."""
         with self.latch.holding():
             self._services.log(to_floats("log", values), self.examples_seen)

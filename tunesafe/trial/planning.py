@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 from tunesafe.clock import Plan
@@ -35,8 +36,8 @@ def settle_plan(
         accumulate: Batches per optimizer step.
 
     Raises:
-        SpecError: If the budget does not fit the data, or a size is out of range.
-        TrialError: If there is no batch size, or the checkpoint is of another budget.
+        SpecError: If the budget does not fit the data.
+        TrialError: If a size is missing or out of range, or the checkpoint is of another budget.
     """
     budget = settings.budget
     if batch_size is None and "batch_size" not in assignment.params:
@@ -44,7 +45,8 @@ def settle_plan(
             "trial.virtual_epochs() got no batch_size, and the study has no parameter of that name. "
             "Give one: trial.virtual_epochs(data, batch_size=…)."
         )
-    size: Any = assignment.params["batch_size"] if batch_size is None else batch_size
+    size = _whole("batch_size", assignment.params["batch_size"] if batch_size is None else batch_size)
+    accumulate = _whole("accumulate", accumulate)
     total = budget.total_examples(services.settle_examples_per_pass(length))
     plan = Plan(total, budget.virtual_epochs, size, budget.batching, accumulate)
     if stored is not None and stored.total != total:
@@ -57,3 +59,14 @@ def settle_plan(
             "small_virtual_epochs", batch_size=size, accumulate=accumulate, examples=total // plan.virtual_epochs
         )
     return plan
+
+
+def _whole(name: str, value: Any) -> int:
+    """A size that user code gives; numpy's integers are whole numbers, too."""
+    try:
+        size = index(value)
+    except TypeError:
+        size = 0
+    if size < 1 or isinstance(value, bool):
+        raise TrialError(f"trial.virtual_epochs() got {name}={value!r}; it must be a whole number of at least 1.")
+    return size

@@ -124,6 +124,8 @@ def module_files(origin: Origin) -> dict[str, Path]:
         if origin.package is not None and module.partition(".")[0] != origin.package:
             continue
         path = found.get(module) or _module_file(origin.root, module)
+        if path is None and origin.package is None:  # beside the study file, reached over a path user code adds
+            path = _module_file(origin.base, module)
         if path is None:
             continue
         first_visit = module not in found or module == origin.module

@@ -171,7 +171,10 @@ class Worker:
             "examples_seen": 0 if newest is None else newest.position.examples_seen,
         }
         self._watch(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
-        with Trackers(self._spec.trackers, self._folder, claim.number) as trackers, self._capture.capturing():
+        with (
+            Trackers(self._spec.trackers, self._folder / f"{self._spec.name}.runs", claim.number) as trackers,
+            self._capture.capturing(),
+        ):
             services = LedgerServices(
                 self._ledger,
                 self._checkpoints,

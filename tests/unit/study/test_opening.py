@@ -357,3 +357,12 @@ def test_a_pruned_trial_is_a_result_to_protect(sqlite_url: str) -> None:
     with pytest.raises(ChangeRefusedError), opened(sqlite_url, FIXED):
         pass
     assert spec_of(sqlite_url).name == "s"
+
+
+def test_an_accepted_change_of_direction_reaches_optuna(fresh_url: str) -> None:
+    """Samplers, pruners and everybody who opens the study read Optuna's direction."""
+    with opened(fresh_url) as study:
+        Desk(study).run(complete(1.0), [1.0])
+    changed = {"objective": {"metric": "loss", "direction": "maximize"}}
+    with opened(fresh_url, accept=True, **changed) as study:
+        assert Desk(study).plain().direction is optuna.study.StudyDirection.MAXIMIZE

@@ -163,7 +163,7 @@ def test_artifacts_and_trackers_are_beside_the_database(bench: Bench) -> None:
     with opened(bench.url, n_trials=1, trackers=["tensorboard"]) as study:
         [meta] = get_all_artifact_meta(Desk(study).plain().trials[0], storage=Desk(study).plain()._storage)
     assert (bench.folder / "artifacts" / meta.artifact_id).read_text() == "trial 0"
-    assert list((bench.folder / "tensorboard" / "0").iterdir())
+    assert list((next(bench.folder.glob("*.runs")) / "tensorboard" / "0").iterdir())
 
 
 def test_a_signal_releases_the_trial_and_the_next_run_continues_it(bench: Bench) -> None:
