@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tunesafe.api.notebooks import notebook_source
 from tunesafe.api.stored import study_in
 from tunesafe.api.views import RunResult, StudyPlan
 from tunesafe.clock import Plan
@@ -154,16 +153,9 @@ def _program(spec: StudySpec, folder: Path, text: str | None, function: _Functio
         with spec.placing("trainable"):
             texts = sources(spec.trainable, folder)
         return Program(text or spec.to_json(), texts, fingerprint(texts))
-    texts = {"notebook.py": _source_of(function)}
+    texts = {"notebook.py": notebook_source(function)}
     try:
         mark = fingerprint(texts)
     except SpecError:  # part of a larger statement, such as a lambda: its text has to do
         mark = fingerprint({"notebook.py": repr(texts)})
     return Program(text or spec.to_json(), texts, mark)
-
-
-def _source_of(function: _Function | None) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(function)) if function is not None else ""
-    except (OSError, TypeError):  # typed into an interpreter that keeps no source
-        return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -67,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: Always; its code is an :class:`~tunesafe.errors.ExitCode`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a study may hold text that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         _app(args=arguments, prog_name="tunesafe")
     except TunesafeError as error:

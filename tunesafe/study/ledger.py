@@ -319,6 +319,11 @@ class Ledger:
         append_event(connection, self._uuid, Event(kind, number, details), again=self._patience.repeating)
 
     @patiently
+    def has_noted(self, kind: str) -> bool:
+        """Whether an event of this kind has been kept for the study."""
+        with reading(self._engine) as connection:
+            return tallies.count_events(connection, self._uuid, kind) > 0
+
     def note(self, /, kind: str, number: int | None, **details: Any) -> None:
         """Keep an event for ``status`` and the report."""
         with writing(self._engine) as connection:

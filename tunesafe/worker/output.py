@@ -11,14 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TextIO
+from typing import Any, TextIO
 
 from sqlalchemy import Connection
 
 from tunesafe.contracts import Claim, LogChunk
 from tunesafe.store.logs import append_log, num_chunks
 
-__all__ = ["Capture"]
+__all__ = ["Capture", "stand_in"]
 
 
 class Capture:
@@ -60,11 +60,14 @@ class Capture:
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """Capture ``sys.stdout`` and ``sys.stderr`` while the block runs."""
-        out, err = _Tee(self, sys.stdout), _Tee(self, sys.stderr)
+        out, err = _tee(sys.stdout), _tee(sys.stderr)
+        before = out.capture, err.capture
+        out.capture = err.capture = self
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 yield
         finally:
+            out.capture, err.capture = before
             if self._line:
                 self.take("\n")
 
@@ -92,11 +95,29 @@ class Capture:
                 self._echo(line)
 
 
+def stand_in() -> None:
+    """Put streams that can be captured later in place of this process's, before user code is imported.
+
+    A logging handler made while a module is imported keeps the stream it finds.
+    """
+    sys.stdout, sys.stderr = _tee(sys.stdout), _tee(sys.stderr)
+
+
+def _tee(stream: Any) -> _Tee:
+    return stream if isinstance(stream, _Tee) else _Tee(stream)
+
+
 class _Tee(io.TextIOBase):
     """Stands for a stream: captured text goes to the capture, the rest where it always went."""
 
-    def __init__(self, capture: Capture, stream: TextIO) -> None:
-        self._capture, self._stream, self._pid = capture, stream, os.getpid()
+    def __init__(self, stream: TextIO) -> None:
+        self.capture: Capture | None = None
+        self._stream, self._pid = stream, os.getpid()
+
+    @property
+    def buffer(self) -> Any:
+        """The stream's own bytes: what is written to them is not captured."""
+        return self._stream.buffer
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # the stream's own, where its base has None
@@ -106,16 +127,22 @@ class _Tee(io.TextIOBase):
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        return self._capture.is_suspended and self._stream.isatty()
+        return not self._is_captured and self._stream.isatty()
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        if self._capture.is_suspended or os.getpid() != self._pid:  # a loader's worker inherits the stream
+        capture = self.capture
+        if capture is None or not self._is_captured:
             return self._stream.write(text)
-        self._capture.take(text)
+        capture.take(text)
         return len(text)
+
+    @property
+    def _is_captured(self) -> bool:
+        # A loader's worker inherits the stream, but nobody would hear it.
+        return self.capture is not None and not self.capture.is_suspended and os.getpid() == self._pid
 
     def flush(self) -> None:
         self._stream.flush()

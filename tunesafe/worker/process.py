@@ -33,6 +33,7 @@ from tunesafe.trial.preemption import SignalWatch
 from tunesafe.trial.resolve import resolve
 from tunesafe.worker.judging import judges
 from tunesafe.worker.loop import Worker
+from tunesafe.worker.output import stand_in
 from tunesafe.worker.wire import GO, LEAVE, Failed, Job, LeftWork, Message, Ready, SignOfLife, encode
 
 __all__ = ["main"]
@@ -111,6 +112,7 @@ def _is_for_watchers(message: Message) -> bool:
 
 
 def _work(job: Job, channel: _Channel, signals: SignalWatch, begin: threading.Event) -> LeftWork | Failed:
+    stand_in()
     try:
         train = resolve(job.trainable, Path(job.folder))
         channel.send(Ready())

@@ -129,8 +129,14 @@ class LedgerServices:
 
     def event(self, kind: str, **details: Any) -> None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
+        if kind in _ONCE and self._ledger.has_noted(kind):
+            return
         self._ledger.note(kind, self._claim.number, **details)
         self._watch(Notice("event", self._claim.number, {"event": kind, **details}))
+
+
+_ONCE = ("small_virtual_epochs",)
+"""What is worth saying once in a study."""
 
 
 def _same(one: Metrics, other: Metrics) -> bool:

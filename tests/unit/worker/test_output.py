@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from tunesafe.contracts import Claim
 from tunesafe.errors import StorageError
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.logs import logs_of
-from tunesafe.worker.output import Capture
+from tunesafe.worker.output import Capture, stand_in
 
 
 @pytest.fixture
@@ -135,3 +136,18 @@ def test_a_captured_stream_still_looks_like_one() -> None:
         assert not sys.stdout.isatty()
         assert sys.stdout.encoding.lower().startswith("utf")
         assert sys.stdout.write("text") == 4
+
+
+def test_a_logging_handler_older_than_the_trial_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that sets up logging while it is imported keeps the stream it finds then."""
+    real, lines = io.StringIO(), list[str]()
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", real)
+    stand_in()
+    handler = logging.StreamHandler()
+    handler.emit(logging.makeLogRecord({"msg": "before"}))
+    with Capture("study", lines.append).capturing():
+        handler.emit(logging.makeLogRecord({"msg": "during"}))
+    handler.emit(logging.makeLogRecord({"msg": "after"}))
+    assert lines == ["during"]
+    assert real.getvalue() == "before\nafter\n"
