@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from tunesafe.contracts import Position
@@ -20,6 +21,8 @@ __all__ = ["Batch", "Batching", "Plan", "boundary"]
 
 Batching = Literal["exact", "whole"]
 """``exact``: batches end on every boundary. ``whole``: full batches, boundaries reached by the first to cross them."""
+
+_AHEAD = 256
 
 
 def boundary(total: int, virtual_epochs: int, k: int) -> int:
@@ -171,7 +174,7 @@ class Plan:
         sizes = steps.from_(position.examples_seen)
         if sizes is None:
             raise self._misplaced(position, "no optimizer step starts there")
-        return self._split(sizes, position.examples_seen, steps.end, position.virtual_epoch + 1)
+        return _ahead(self._split(sizes, position.examples_seen, steps.end, position.virtual_epoch + 1))
 
     def batches(self, position: Position) -> Iterator[Batch]:
         """The batches left in the whole trial, over all its remaining virtual epochs.
@@ -180,7 +183,7 @@ class Plan:
             TrialError: If no step of this plan starts at ``position``.
         """
         first = self.epoch_batches(position)
-        return self._chain(first, position.virtual_epoch + 1)
+        return _ahead(self._chain(first, position.virtual_epoch + 1))
 
     def _chain(self, first: Iterator[Batch], done: int) -> Iterator[Batch]:
         yield from first
@@ -236,3 +239,9 @@ class Plan:
             f"epochs: {why} ({self}). The checkpoint is untouched. This happens when the batch size, accumulation or "
             f"budget of a trial is changed after it has begun; change it back, or start the study under a new name."
         )
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, computed some hundreds at a time: one by one, between training steps, each costs several µs."""
+    while some := list(islice(batches, _AHEAD)):
+        yield from some

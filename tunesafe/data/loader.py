@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, default_collate, get_worker_info
 
-from tunesafe.data.blocks import IndexBlocks, Span
+from tunesafe.data.blocks import IndexBlocks, Span, runs
 from tunesafe.data.devices import move
 from tunesafe.data.order import Order
 from tunesafe.data.orphans import die_with_parent
@@ -49,8 +49,6 @@ _REFUSED = {
     "sampler": "the order is computed from the trial's seed; pass shuffle or weights",
     "shuffle": "it is an argument of its own",
 }
-_SEEDS_AHEAD = 4096
-"""Seeds worth computing at once: many cost little more than one."""
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -134,14 +132,13 @@ class _Requests:
         self._key = derive(order.seed, "read", order.stream, bits=64)
 
     def __iter__(self) -> Iterator[_Request]:
-        start = end = 0
-        seeds = np.empty(0, dtype=np.uint64)
-        for span in self._spans:
-            if not start <= span.start <= span.start + span.size <= end:
-                start, end = span.start, span.start + max(span.size, _SEEDS_AHEAD)
-                seeds = hash_positions(np.arange(start, end), self._key)
-            own = slice(span.start - start, span.start - start + span.size)
-            yield _Request(self._blocks.take(span.start, span.size).tolist(), seeds[own].tolist())
+        for run in runs(self._spans):
+            start, size = run[0].start, sum(span.size for span in run)
+            indices = self._blocks.take(start, size).tolist()
+            seeds = hash_positions(np.arange(start, start + size), self._key).tolist()
+            for span in run:
+                own = slice(span.start - start, span.start - start + span.size)
+                yield _Request(indices[own], seeds[own])
 
 
 class _Batches:

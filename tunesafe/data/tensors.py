@@ -6,7 +6,8 @@ faster than collating single examples.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,16 +36,26 @@ def tensor_batches(
     """
     tensors, form = columns
     blocks = IndexBlocks(order, tensors[0].device)
+    batches: Iterator[list[Tensor]]
+    if order.sequential:
+        batches = _slices(tensors, spans, order.n, blocks)
+    else:
+        batches = map(partial(_select, tensors), blocks.batches(spans))
+    for batch in batches:
+        there = batch if device is None else [tensor.to(device, non_blocking=True) for tensor in batch]
+        yield there if form is list else there[0] if form is None else tuple(there)
+
+
+def _slices(
+    tensors: tuple[Tensor, ...], spans: Iterable[Span], length: int, blocks: IndexBlocks
+) -> Iterator[list[Tensor]]:
     for span in spans:
-        offset = span.start % order.n
-        if order.sequential and offset + span.size <= order.n:
+        offset = span.start % length
+        if offset + span.size <= length:
             whole = slice(offset, offset + span.size)
-            batch = [tensor[whole].clone(memory_format=torch.contiguous_format) for tensor in tensors]
+            yield [tensor[whole].clone(memory_format=torch.contiguous_format) for tensor in tensors]
         else:
-            batch = _select(tensors, blocks.take(span.start, span.size))
-        if device is not None:
-            batch = [tensor.to(device, non_blocking=True) for tensor in batch]
-        yield batch if form is list else batch[0] if form is None else tuple(batch)
+            yield _select(tensors, blocks.take(span.start, span.size))
 
 
 def _select(tensors: tuple[Tensor, ...], indices: Tensor) -> list[Tensor]:
