@@ -23,7 +23,7 @@ __all__ = ["study"]
 
 _HERE = Path(__file__).resolve().parent
 _STUDIES = _HERE.parent / "studies"
-_FULL_PASSES, _QUICK_PASSES = 100, 20
+_FULL_PASSES, _QUICK_PASSES = 130, 20
 
 
 def study(pairs: int, quick: bool) -> Iterator[Comparison]:
