@@ -22,7 +22,18 @@ from tunesafe.store.urls import display_url
 
 __all__ = ["NOTABLE", "StoredStudy", "study_in"]
 
-NOTABLE = ("reclaimed", "small_virtual_epochs", "not_deterministic", "damaged", "changed", "environment", "exhausted")
+NOTABLE = (
+    "reclaimed",
+    "small_virtual_epochs",
+    "not_deterministic",
+    "damaged",
+    "changed",
+    "begun_again",
+    "environment",
+    "exhausted",
+    "storage_back",
+    "storage_warning",
+)
 """Kinds of events that ``status`` counts, however long ago they happened."""
 
 

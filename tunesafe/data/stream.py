@@ -7,6 +7,7 @@ long as it is asked, and its whole state is one integer.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from operator import index
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -111,7 +112,7 @@ class EndlessStream:
         options: torch's DataLoader's.
 
     Raises:
-        TrialError: As ``open_stream``, or if ``batch_size`` is below 1.
+        TrialError: As ``open_stream``, or if ``batch_size`` is no whole number of at least 1.
     """
 
     def __init__(
@@ -126,10 +127,12 @@ class EndlessStream:
         device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
-        if batch_size < 1:
-            raise TrialError(f"batch_size of the stream {name!r} is {batch_size}; it must be at least 1.")
+        if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or index(batch_size) < 1:
+            raise TrialError(
+                f"batch_size of the stream {name!r} is {batch_size!r}; it must be a whole number of at least 1."
+            )
         check_options(options)
-        self._data, self._batch_size = data, batch_size
+        self._data, self._batch_size = data, index(batch_size)
         self._order = Order(num_examples(data), seed, shuffle=shuffle, weights=weights, stream=name)
         self._device, self._options = device, options
         self._position = 0

@@ -272,7 +272,8 @@ class Crew:
         if isinstance(error, LeaseLostError):
             return error
         if error is not None:
-            raise error
+            with self._spec.placing():  # a worker knows the key, we where it stands
+                raise error
         if self._signals.reason is not None:
             return Preempted(self._signals.reason)
         return Left.TIMED_OUT if self._endings.timed_out else Left.NO_WORK

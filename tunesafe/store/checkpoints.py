@@ -26,7 +26,7 @@ from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
-__all__ = ["CheckpointStore", "Surplus"]
+__all__ = ["CheckpointStore", "Surplus", "forget_trial"]
 
 Surplus = Callable[[Sequence[CheckpointInfo]], Collection[int]]
 """Given all checkpoints of a trial, the ids of those that may be removed."""
@@ -252,6 +252,13 @@ class CheckpointStore:
                 raise _damaged(info, f"{what} {found}", [ids[h] for h in ids if h not in intact])
         structure = intact[structure_hash].decode("utf-8", "surrogatepass")
         return StoredState(info, structure, _own_bytes(intact, [name for _, name, _ in parts[1:]]))
+
+
+def forget_trial(connection: Connection, uuid: str, number: int) -> int:
+    """Forget all checkpoints of a trial that begins again; return how many. Its bytes go with the next sweep."""
+    ids = [info.checkpoint_id for info in _infos(connection, uuid, number)]
+    _delete_rows(connection, ids)
+    return len(ids)
 
 
 def _describe(snapshot: Snapshot, uuid: str, number: int) -> _Described:

@@ -37,10 +37,12 @@ __all__ = [
     "record_outcome",
     "release",
     "renew",
+    "restart",
     "retake",
     "seal_params",
     "trial_row",
     "trial_rows",
+    "unended",
     "unhold",
 ]
 
@@ -237,6 +239,19 @@ def unhold(connection: Connection, uuid: str, numbers: Collection[int], to: Tria
         values |= {"outcome_json": None, "ending": None, "value": None, "ended_at": None, "deaths": 0}
     where = (trials.c.study == uuid, trials.c.number.in_(numbers), trials.c.phase == TrialPhase.HELD)
     return connection.execute(update(trials).where(*where).values(values)).rowcount
+
+
+def unended(connection: Connection, uuid: str) -> list[TrialRow]:
+    """Trials that have begun and have no outcome that stands, by number: claimed or held."""
+    return _select_rows(connection, uuid, trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.HELD)))
+
+
+def restart(connection: Connection, uuid: str, number: int) -> None:
+    """Put an unended trial back to its start; whoever works on it has lost it."""
+    statement = _trial_update(uuid, number).values(
+        fence=trials.c.fence + 1, lease_expires_at=0.0, examples_seen=0, deaths=0
+    )
+    connection.execute(statement)
 
 
 def count_phases(connection: Connection, uuid: str) -> dict[TrialPhase, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from tunesafe.contracts import AttributeWrite, Record, Report, Verdict
@@ -19,7 +19,7 @@ from tunesafe.store.claims import advance
 from tunesafe.store.engine import clock
 from tunesafe.store.tables import records
 
-__all__ = ["DuplicateRecordError", "all_records", "insert_record", "records_of"]
+__all__ = ["DuplicateRecordError", "all_records", "forget_trial", "insert_record", "records_of"]
 
 
 class DuplicateRecordError(TunesafeError):
@@ -69,6 +69,11 @@ def all_records(connection: Connection, uuid: str) -> Iterator[tuple[int, Record
     query = select(records).where(records.c.study == uuid).order_by(records.c.number, records.c.virtual_epoch)
     for row in connection.execute(query):
         yield row.number, _record(row)
+
+
+def forget_trial(connection: Connection, uuid: str, number: int) -> None:
+    """Delete the records of a trial that begins again."""
+    connection.execute(delete(records).where(records.c.study == uuid, records.c.number == number))
 
 
 def _key(uuid: str, number: int, virtual_epoch: int) -> tuple[Any, ...]:

@@ -14,6 +14,9 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from tunesafe.errors import StorageError
 
 __all__ = ["Artifact", "store_artifact"]
 
@@ -40,18 +43,21 @@ def store_artifact(file: Path, folder: Path, *, owner: str) -> Artifact:
         owner: The trial it belongs to, unique over studies.
 
     Raises:
-        OSError: If it cannot be copied.
+        OSError: If the file cannot be read.
+        StorageError: If the folder cannot be written: a full disk is no fault of the trial's.
     """
     with file.open("rb") as source:
         content = hashlib.file_digest(source, "sha256").hexdigest()
-    artifact_id = hashlib.blake2b(f"{owner}/{file.name}/{content}".encode(), digest_size=16).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{artifact_id}.{os.getpid()}.tmp"
-    with file.open("rb") as source, temporary.open("wb") as target:
-        shutil.copyfileobj(source, target)
-        target.flush()
-        os.fsync(target.fileno())
-    temporary.replace(folder / artifact_id)
+        source.seek(0)
+        artifact_id = hashlib.blake2b(f"{owner}/{file.name}/{content}".encode(), digest_size=16).hexdigest()
+        try:
+            _write(source, folder / artifact_id)
+        except OSError as error:
+            raise StorageError(
+                f"{file.name} could not be kept in {folder}: {error.strerror or error}. No trial has ended over it, "
+                "and all that was committed is unharmed. Free some space there (or make it writable), then run the same "
+                "command: it continues."
+            ) from error
     mimetype, encoding = mimetypes.guess_type(file.name)
     description = {
         "artifact_id": artifact_id,
@@ -60,3 +66,17 @@ def store_artifact(file: Path, folder: Path, *, owner: str) -> Artifact:
         "encoding": encoding,
     }
     return Artifact(f"artifacts:{artifact_id}", json.dumps(description))
+
+
+def _write(source: BinaryIO, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as target:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

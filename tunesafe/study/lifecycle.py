@@ -100,9 +100,7 @@ def exit_code(tally: Tally, max_failures: int, *, paused: bool = False) -> ExitC
             return ExitCode.USER_CODE
         case Standing.FINISHED if tally.complete:
             return ExitCode.OK
-        case Standing.FINISHED if tally.failed == tally.ended:
-            return ExitCode.USER_CODE
-        case Standing.FINISHED:
+        case Standing.FINISHED:  # pruned, or failed by deaths: had they raised, it would be failing
             return ExitCode.FAILED
         case _:
             return ExitCode.OK if paused else ExitCode.INTERRUPTED

@@ -20,6 +20,7 @@ from tunesafe.spec import Change, ChangeKind, Settled, StudySpec, classify, rend
 from tunesafe.store import studies, tallies
 from tunesafe.store.events import append_event, newest_event_of
 from tunesafe.study import environment, lifecycle
+from tunesafe.study.beginning_again import begin_again
 from tunesafe.study.sampling import grid_size
 from tunesafe.study.suggest import distributions
 
@@ -27,6 +28,8 @@ __all__ = ["Program", "note", "settle"]
 
 _DRAWN = ("parameters", "seed", "sampler", "initial_trials")
 """Keys that trials which have begun, results or not, were drawn by."""
+_MEASURED_BY = ("budget", "objective")
+"""Keys that give records and checkpoints their meaning: under others, what is not finished begins again."""
 _LOCAL = ("n_workers", "storage")
 """Keys that every host sets for itself: a host that joins must not stop the others' workers."""
 
@@ -87,6 +90,8 @@ def settle(
         )
         studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
         note(connection, row.uuid, "changed", {"changes": render_diff(changes), "revision": revision})
+        if any(change.key.startswith(_MEASURED_BY) for change in refused):
+            begin_again(connection, row.uuid, spec.name)
         row = replace(row, revision=revision, threads_per_worker=spec.threads_per_worker or row.threads_per_worker)
     if moved := environment.differences(row.environment, here):
         _note_once(connection, row.uuid, "environment", {"differences": moved})
@@ -168,8 +173,16 @@ def _refusal(spec: StudySpec, refused: list[Change]) -> str:
     return (
         f"study {spec.name!r} has results that these changes would make mean something else:\n"
         f"{render_diff(refused)}\n"
-        "Nothing was started or changed. Once accepted, the change is recorded; finished trials stay as they are."
+        "Nothing was started or changed. Once accepted, the change is recorded; finished trials stay as they are"
+        f"{_meanwhile(refused)}."
     )
+
+
+def _meanwhile(refused: Sequence[Change]) -> str:
+    """What becomes of trials in mid-training once the change is accepted."""
+    if any(change.key.startswith(_MEASURED_BY) for change in refused):
+        return ", and trials in mid-training begin again"
+    return ", and trials in mid-training go on from where they are"
 
 
 def _diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:

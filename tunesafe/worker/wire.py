@@ -96,6 +96,7 @@ class Failed:
         file: Where in the user's files it is, if it is in one.
         line: 1-based.
         column: 1-based.
+        key: The study file's key it is about, where the worker does not know the place.
     """
 
     exit_code: ExitCode
@@ -103,18 +104,19 @@ class Failed:
     file: str | None = None
     line: int | None = None
     column: int | None = None
+    key: str | None = None
 
     @classmethod
     def of(cls, error: TunesafeError) -> Failed:
         """What an error says."""
         if isinstance(error, SpecError):
-            return cls(error.exit_code, error.message, error.file, error.line, error.column)
+            return cls(error.exit_code, error.message, error.file, error.line, error.column, error.key)
         return cls(error.exit_code, str(error))
 
     def as_error(self) -> TunesafeError:
         """The error it stands for."""
         if self.exit_code == ExitCode.USAGE:
-            return SpecError(self.message, file=self.file, line=self.line, column=self.column)
+            return SpecError(self.message, file=self.file, line=self.line, column=self.column, key=self.key)
         return StorageError(self.message) if self.exit_code == ExitCode.STORAGE else TunesafeError(self.message)
 
 

@@ -314,3 +314,6 @@ def test_an_endless_stream_refuses_what_is_not_its_state() -> None:
         stream.load_state_dict({"position": -1})
     with pytest.raises(TrialError, match="batch_size of the stream 'stream' is 0"):
         EndlessStream((X, Y), 0, seed=0)
+    for size in (2.5, 4.0, True, "4"):
+        with pytest.raises(TrialError, match=r"batch_size of the stream 'stream' is .*whole number"):
+            EndlessStream((X, Y), size, seed=0)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 
 from tests.unit.study.studies import Desk, opened
+from tunesafe.errors import StorageError
 from tunesafe.study.artifacts import store_artifact
 
 
@@ -49,3 +52,17 @@ def test_a_file_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store_artifact(tmp_path / "missing", tmp_path / "kept", owner="a/0")
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_full_disk_is_the_studys_trouble_not_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing half-written stays, and the error is one that ends the attempt, not the trial."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"1")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"weights.bin could not be kept .*No space left.*\n?.*run the same"):
+        store_artifact(file, tmp_path / "kept", owner="a/0")
+    assert list((tmp_path / "kept").iterdir()) == []

@@ -42,6 +42,7 @@ def test_a_study_stands_where_its_trials_are(tally, expected):
         (Tally(complete=1, pruned=2, failed=1), False, ExitCode.OK),
         (Tally(pruned=3), False, ExitCode.FAILED),
         (Tally(pruned=2, failed=1), False, ExitCode.FAILED),
+        (Tally(failed=3), False, ExitCode.FAILED),
         (Tally(held=5, free=2, complete=2), False, ExitCode.USER_CODE),
         (Tally(held=3), False, ExitCode.USER_CODE),
         (Tally(free=2, complete=1), True, ExitCode.OK),

@@ -21,7 +21,15 @@ messages = st.one_of(
     st.just(Ready()),
     st.builds(SignOfLife, st.integers(0)),
     st.builds(LeftWork, texts, texts),
-    st.builds(Failed, st.sampled_from(ExitCode), texts, st.none() | texts, st.none() | st.integers(1)),
+    st.builds(
+        Failed,
+        st.sampled_from(ExitCode),
+        texts,
+        st.none() | texts,
+        st.none() | st.integers(1),
+        st.none(),
+        st.none() | texts,
+    ),
     st.builds(Notice, texts, st.none() | st.integers(0), st.dictionaries(texts, values, max_size=3)),
 )
 

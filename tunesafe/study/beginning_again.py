@@ -1,0 +1,58 @@
+"""Trials in mid-training when the budget or the objective changes: they begin again.
+
+Their virtual epochs, values and verdicts mean something else under the new study file, so
+neither a record nor a checkpoint of them can be continued. Numbers and parameters stay; trials
+that have ended stay as they are. All of it happens in the transaction that accepts the change.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from tunesafe.contracts import Event
+from tunesafe.store import checkpoints, claims, records
+from tunesafe.store.events import append_event
+
+__all__ = ["begin_again"]
+
+_STUDIES = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
+_TRIALS = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("number"))
+_VALUES = sa.table("trial_intermediate_values", sa.column("trial_id"))
+_ATTRIBUTES = sa.table("trial_system_attributes", sa.column("trial_id"), sa.column("key"))
+
+
+def begin_again(connection: Connection, uuid: str, name: str) -> list[int]:
+    """Forget what trials without an end have reported and saved, here and in Optuna.
+
+    Whoever works on one of them loses its lease.
+
+    Args:
+        connection: In a write transaction.
+        uuid: The study.
+        name: Of the study in Optuna's tables.
+
+    Returns:
+        The numbers of the trials that had come some way.
+    """
+    numbers = []
+    for row in claims.unended(connection, uuid):
+        known = records.records_of(connection, uuid, row.number)
+        saved = checkpoints.forget_trial(connection, uuid, row.number)
+        if not known and not saved:
+            continue
+        numbers.append(row.number)
+        records.forget_trial(connection, uuid, row.number)
+        claims.restart(connection, uuid, row.number)
+        trial = _optuna_id(name, row.number)
+        connection.execute(sa.delete(_VALUES).where(_VALUES.c.trial_id == trial))
+        keys = sorted({write.key for record in known for write in record.writes})
+        connection.execute(sa.delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id == trial, _ATTRIBUTES.c.key.in_(keys)))
+        details = {"examples_seen": row.examples_seen, "reports": len(known)}
+        append_event(connection, uuid, Event("begun_again", row.number, details), again=True)
+    return numbers
+
+
+def _optuna_id(name: str, number: int) -> sa.ScalarSelect[int]:
+    query = sa.select(_TRIALS.c.trial_id).join_from(_TRIALS, _STUDIES, _TRIALS.c.study_id == _STUDIES.c.study_id)
+    return query.where(_STUDIES.c.study_name == name, _TRIALS.c.number == number).scalar_subquery()
