@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tunesafe.spec.faults import refuse
+from tunesafe.spec.faults import WRITTEN, refuse
 from tunesafe.spec.values import Count, Passes, Section
 
 __all__ = ["Budget"]
@@ -54,8 +54,7 @@ class Budget(Section):
         """Refuse more virtual epochs than examples (inside a validator)."""
         total = self.total_examples(examples_per_pass or 1)
         if self.virtual_epochs > total:
-            text = f"must be at most {total:,}, the examples of a whole trial, found {self.virtual_epochs:,}"
-            refuse(text, "virtual_epochs")
+            refuse(f"must be at most {total:,}, the examples of a whole trial, found {WRITTEN}", "virtual_epochs")
 
     def total_examples(self, examples_per_pass: int) -> int:
         """Length of one trial [examples]: ``examples``, or ``floor(passes * examples_per_pass)``.

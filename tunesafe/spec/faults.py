@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from tunesafe.errors import SpecError
 
 __all__ = [
+    "WRITTEN",
     "Fault",
     "KeyPath",
     "Place",
@@ -30,12 +32,18 @@ __all__ = [
     "nearest",
     "raise_faults",
     "refuse",
+    "resolved",
     "spec_error",
     "unknown_key",
+    "written",
 ]
 
 KeyPath = tuple[str | int, ...]
 """A value's address in the study file: keys and list indices from the root."""
+
+
+WRITTEN = "\0"
+"""Stands in a fault's text for a value of the study file, shown as it is written there. No user's text holds it."""
 
 
 class Place(NamedTuple):
@@ -47,10 +55,16 @@ class Place(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The places of every key and every value of a study file."""
+    """The places of every key and every value of a study file, and the notation of its numbers."""
 
     keys: dict[KeyPath, Place]
     values: dict[KeyPath, Place]
+    numbers: dict[KeyPath, str]
+
+    @classmethod
+    def empty(cls) -> Places:
+        """Those of what is in no file."""
+        return cls({}, {}, {})
 
 
 class Fault(NamedTuple):
@@ -60,18 +74,48 @@ class Fault(NamedTuple):
         text: The sentence after its subject, the key path: ``must be at least 1, found 0``.
         at: Key path of the subject.
         key_is: The key is wrong, not its value; what it is instead, e.g. "unknown parameter".
+        echoes: Key paths of the values that ``WRITTEN`` stands for in the text; the subject's own unless given.
     """
 
     text: str
     at: KeyPath = ()
     key_is: str = ""
+    echoes: tuple[KeyPath, ...] = ()
 
     @property
     def sentence(self) -> str:
         """The fault in words, without its place."""
         if self.key_is:
-            return f"{self.key_is} '{dotted(self.at)}'{self.text}"
-        return f"{dotted(self.at) or 'the study'} {self.text}"
+            return f"{self.key_is} '{_printable(dotted(self.at))}'{self.text}"
+        return f"{_printable(dotted(self.at)) or 'the study'} {self.text}"
+
+    def under(self, path: KeyPath) -> Fault:
+        """The same fault, its paths relative to what holds the value it was found in."""
+        return self._replace(at=path + self.at, echoes=tuple(path + echo for echo in self.echoes))
+
+    def worded(self, data: object, places: Places) -> Fault:
+        """The same fault with the values it echoes in its text, numbers in the notation of the file."""
+        pieces = self.text.split(WRITTEN)
+        echoes = self.echoes or (self.at,) * (len(pieces) - 1)
+        shown = [written(path, data, places) for path in echoes]
+        text = "".join(piece + value for piece, value in zip(pieces, [*shown, ""], strict=True))
+        return self._replace(text=text, echoes=())
+
+
+def _printable(text: str) -> str:
+    """Characters that would break a line, or be invisible, as Python writes them."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def written(path: KeyPath, data: object, places: Places) -> str:
+    """The value at a key path as the study file has it: as :func:`found`, but a number in its own notation."""
+    real = _real_path(path, data)
+    if real in places.numbers:
+        return _shortened(places.numbers[real])
+    value: Any = data
+    for part in real:
+        value = value[part]
+    return found(value)
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -88,8 +132,8 @@ def found(value: object) -> str:
     """A value as the study file would write it, cut to a readable length.
 
     Example:
-        >>> found("yes"), found(True), found(None), found([1]), found(0.1)
-        ("'yes'", 'true', 'null', 'a list', '0.1')
+        >>> found("yes"), found(True), found(None), found([1]), found([]), found(0.1)
+        ("'yes'", 'true', 'null', 'a list', 'an empty list', '0.1')
     """
     match value:
         case None:
@@ -97,18 +141,21 @@ def found(value: object) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return repr(value if len(value) <= 60 else value[:57] + "...")
-        case float() if not math.isfinite(value):
-            return ".nan" if math.isnan(value) else (".inf" if value > 0 else "-.inf")
-        case Mapping():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
+            return repr(_shortened(value))
         case int() if value.bit_length() > 200:
             return "a number of more than 60 digits"
+        case numbers.Real() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else (".inf" if float(value) > 0 else "-.inf")
+        case Mapping():
+            return "a mapping" if value else "an empty mapping"
+        case list() | tuple():
+            return "a list" if value else "an empty list"
         case _:
-            text = str(value)
-            return text if len(text) <= 60 else text[:57] + "..."
+            return _shortened(str(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(name: object, candidates: Collection[str], *, what: str = "") -> str:
@@ -132,9 +179,9 @@ def unknown_key(at: KeyPath, known: Collection[str], what: str = "key") -> Fault
     return Fault(nearest(at[-1], known, what=f"{what}s"), at, key_is=f"unknown {what}")
 
 
-def refuse(text: str, *at: str | int) -> NoReturn:
-    """Raise one fault from inside a validator; ``at`` is relative to the validated value."""
-    raise_faults([Fault(text, at)])
+def refuse(text: str, *at: str | int, echoes: tuple[KeyPath, ...] = ()) -> NoReturn:
+    """Raise one fault from inside a validator; its paths are relative to the validated value."""
+    raise_faults([Fault(text, at, echoes=echoes)])
 
 
 def raise_faults(faults: list[Fault]) -> NoReturn:
@@ -142,12 +189,13 @@ def raise_faults(faults: list[Fault]) -> NoReturn:
     raise PydanticCustomError("faults", "see the context", {"faults": faults})
 
 
-def faults_of(error: ValidationError, data: object) -> list[Fault]:
+def faults_of(error: ValidationError, data: object, places: Places | None = None) -> list[Fault]:
     """The faults in pydantic's error, in our words.
 
     Args:
         error: What validating ``data`` raised.
         data: The validated data; tells real keys from pydantic's union tags.
+        places: With the notation of its numbers, if it was read from a file.
     """
     result: list[Fault] = []
     for detail in error.errors(include_url=False):
@@ -158,18 +206,18 @@ def faults_of(error: ValidationError, data: object) -> list[Fault]:
         path = _real_path(detail["loc"], data)
         if detail["type"] == "faults":
             inner: list[Fault] = detail["ctx"]["faults"]
-            result.extend(fault._replace(at=path + fault.at) for fault in inner)
+            result.extend(fault.under(path) for fault in inner)
         else:
-            result.append(Fault(f"{_expectation(detail)}, found {found(detail['input'])}{_hint(detail)}", path))
-    return result
+            result.append(Fault(f"{_expectation(detail)}, found {WRITTEN}{_hint(detail)}", path))
+    return [fault.worded(data, places or Places.empty()) for fault in result]
 
 
 def _real_path(loc: Iterable[str | int], data: Any) -> KeyPath:
-    """Pydantic's location without the tags it adds for unions."""
+    """A location without what is not there: the tags that pydantic adds for unions, the index of a lone value."""
     path: list[str | int] = []
     for part in loc:
-        exists = part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int)
-        if exists:
+        is_list = isinstance(data, (list, tuple)) and isinstance(part, int)
+        if is_list or (isinstance(data, Mapping) and part in data):
             data = data[part]
             path.append(part)
     return tuple(path)
@@ -183,6 +231,7 @@ _EXPECTATIONS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
@@ -210,6 +259,24 @@ def _hint(detail: ErrorDetails) -> str:
         choices = re.findall(r"'([^']+)'", detail["ctx"]["expected"])
         return nearest(value, choices)
     return ""
+
+
+def resolved(key_path: str, places: Places) -> KeyPath:
+    """A key path from its text. Names may hold dots: the longest that is there counts.
+
+    Example:
+        >>> lr = ("parameters", "optimizer.lr")
+        >>> resolved("parameters.optimizer.lr.low", Places({}, {lr[:1]: Place("x"), lr: Place("x")}, {}))
+        ('parameters', 'optimizer.lr', 'low')
+    """
+    path: KeyPath = ()
+    parts = key_path.split(".")
+    while parts:
+        heads = [(*path, ".".join(parts[:count])) for count in range(len(parts), 0, -1)]
+        named = next((head for head in heads if head in places.values), None)
+        path = named or (*path, int(parts[0]) if parts[0].isdecimal() else parts[0])
+        del parts[: str(path[-1]).count(".") + 1]
+    return path
 
 
 def locate(path: KeyPath, places: Places, *, key: bool = False) -> tuple[Place | None, bool]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesafe.errors import SpecError
-from tunesafe.spec.faults import Fault, KeyPath, Place, Places, found, spec_error
+from tunesafe.spec.faults import Fault, KeyPath, Place, Places, dotted, found, spec_error, written
 from tunesafe.spec.reader import parse, read_text
 from tunesafe.spec.study import StudySpec
 from tunesafe.spec.values import EXACT
 
 __all__ = ["load_spec", "spec_from_mapping"]
+
+_DEFAULT_NAMES: dict[KeyPath, str] = {(key,): StudySpec.model_fields[key].default.name for key in ("sampler", "pruner")}
+"""What a component is called when ``--set`` gives it an option and the file does not name it."""
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -20,14 +23,15 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
 
     Args:
         path: The study file.
-        overrides: ``key.path=value`` each, applied in order; values are YAML, numbers in the path list indices.
+        overrides: ``key.path=value`` each, applied in order; values are YAML, numbers in the path list
+            indices. What the file lacks is added: keys, an entry at the end of a list, a sampler's default name.
 
     Raises:
         SpecError: All that is wrong in one error, with file (or ``--set …``), line and column.
     """
     document = parse(read_text(path), file=str(path), exact={EXACT})
     if not isinstance(document.data, dict):
-        what = "it is empty" if document.data is None else f"found {found(document.data)}"
+        what = "it is empty" if document.data is None else f"found {written((), document.data, document.places)}"
         raise SpecError(f"a study file is a mapping of keys to values; {what}", file=str(path), line=1, column=1)
     for override in overrides:
         _apply(override, document.data, document.places)
@@ -75,39 +79,77 @@ def _apply(override: str, data: dict[str, Any], places: Places) -> None:
     parts = key_path.strip().split(".")
     if not equals or not all(parts):
         raise SpecError("must be key.path=value, e.g. --set n_trials=100", file=label)
-    parent: Any = data
-    at: KeyPath = ()
-    for part in parts[:-1]:
-        if isinstance(parent, dict) and parent.get(part) is None:
-            parent[part] = {}
-            _forget((*at, part), places)
-            places.keys[*at, part] = places.values[*at, part] = Place(label)
-        parent, at = _descend(parent, part, at, label)
-    last = parts[-1]
-    if not isinstance(parent, dict):
-        _, at = _descend(parent, last, at, label)
-    else:
-        at = (*at, last)
+    holder, at = _holder(parts, data, places, label)
     _forget(at, places)
     value = parse(text, file=label, one_line=True, at=at, exact={EXACT})
-    parent[at[-1]] = value.data
-    places.values.update(value.places.values)
+    _put(holder, at[-1], value.data)
     places.keys.update(value.places.keys)
+    places.values.update(value.places.values)
+    places.numbers.update(value.places.numbers)
     places.keys[at] = places.values[at] = Place(label)
 
 
-def _descend(parent: Any, part: str, at: KeyPath, label: str) -> tuple[Any, KeyPath]:
-    """The value under one part of a key path, and its address."""
-    shown = ".".join(map(str, at)) or "the study"
-    if isinstance(parent, dict):
-        return parent[part], (*at, part)
-    if isinstance(parent, list):
-        if part.isdecimal() and int(part) < len(parent):
-            return parent[int(part)], (*at, int(part))
-        raise SpecError(
-            f"{shown} is a list of {len(parent)}: '{part}' is not the index of an entry (from 0)", file=label
-        )
-    raise SpecError(f"{shown} is {found(parent)}, which has no '{part}'", file=label)
+def _holder(parts: list[str], data: dict[str, Any], places: Places, label: str) -> tuple[Any, KeyPath]:
+    """What a key path's last part stands in, made if it is absent, and the whole path's address."""
+    holder: Any = data
+    at: KeyPath = ()
+    while True:
+        shown = written(at, data, places)
+        key, parts = _first_key(parts, holder, at, label, shown=shown, names=_names_at(at, data))
+        at = (*at, key)
+        if not parts:
+            return holder, at
+        value = _get(holder, key)
+        default = _DEFAULT_NAMES.get(at)
+        if value is None:
+            value = {"name": default} if default else [] if parts[0].isdecimal() else {}
+            _forget(at, places)
+            places.keys[at] = places.values[at] = Place(label)
+            _put(holder, key, value)
+        elif default and isinstance(value, str):  # a bare name is short for a mapping
+            value = {"name": value}
+            places.keys[*at, "name"] = places.values[*at, "name"] = places.values[at]
+            _put(holder, key, value)
+        holder = value
+
+
+def _first_key(
+    parts: list[str], holder: Any, at: KeyPath, label: str, *, shown: str, names: Collection[str]
+) -> tuple[str | int, list[str]]:
+    """The key or index a path begins with, and the rest of it; of names with dots the longest known one counts."""
+    if isinstance(holder, dict):
+        heads = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        count = max((count for count, head in enumerate(heads, 1) if head in holder or head in names), default=1)
+        return heads[count - 1], parts[count:]
+    part, *rest = parts
+    if not isinstance(holder, list):
+        raise SpecError(f"{dotted(at)} is {shown}, which has no '{part}'", file=label)
+    if not part.isdecimal() or len(part) > 9 or int(part) > len(holder):
+        has = f"has {len(holder)}, counted from 0" if holder else "is empty"
+        raise SpecError(f"{dotted(at)} has no entry '{part}': it {has}, and {len(holder)} appends one", file=label)
+    return int(part), rest
+
+
+def _names_at(at: KeyPath, data: dict[str, Any]) -> Collection[str]:
+    """The names of parameters, where values are given to parameters by name."""
+    gives = len(at) == 2 and at[0] in {"initial_trials", "sampler"}
+    gives = gives or (len(at) == 3 and at[::2] == ("parameters", "when"))
+    parameters = data.get("parameters")
+    return parameters if gives and isinstance(parameters, dict) else ()
+
+
+def _get(holder: Any, key: Any) -> Any:
+    """What stands there; None if nothing does."""
+    if isinstance(holder, dict):
+        return holder.get(key)
+    return holder[key] if key < len(holder) else None
+
+
+def _put(holder: Any, key: Any, value: Any) -> None:
+    if isinstance(holder, list) and key == len(holder):
+        holder.append(value)
+    else:
+        holder[key] = value
 
 
 def _forget(path: KeyPath, places: Places) -> None:

@@ -8,7 +8,6 @@ Everything here is a pure function of the file.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
@@ -16,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from tunesafe.contracts import Parameter
-from tunesafe.spec.faults import Fault, found, nearest, raise_faults, refuse, unknown_key
-from tunesafe.spec.values import Frozen, Scalar, Section, same_scalar
+from tunesafe.spec.faults import WRITTEN, Fault, KeyPath, nearest, raise_faults, refuse, unknown_key
+from tunesafe.spec.values import Scalar, Section, name_pattern, same_scalar, why_no_name
 
 __all__ = [
     "CategoricalParameter",
@@ -32,7 +31,7 @@ __all__ = [
 ]
 
 _TYPES = ("float", "int", "categorical")
-_NAME = re.compile(r"[A-Za-z_][\w/\-]*", re.ASCII)
+_IN_NAMES = "/. -"
 _EXACT_INT = 2**53  # Optuna stores every value as a double
 
 
@@ -64,18 +63,19 @@ class _Numeric(_Searched):
     @model_validator(mode="after")
     def _check_range(self) -> Self:
         if self.low > self.high:
-            refuse(f"must not be above high, found low {found(self.low)} and high {found(self.high)}", "low")
+            text = f"must not be above high, found low {WRITTEN} and high {WRITTEN}"
+            refuse(text, "low", echoes=(("low",), ("high",)))
         if self.log and self.low <= 0:
-            refuse(f"must be above 0 with log: true, found {found(self.low)}", "low")
+            refuse(f"must be above 0 with log: true, found {WRITTEN}", "low")
         if self.log and self.step != type(self).model_fields["step"].default:
             refuse("cannot be given together with log: true; leave one of them out", "step")
         return self
 
-    @property
-    def values_in_words(self) -> str:
-        """For errors: which values it may have."""
-        steps = f" in steps of {self.step}" if self.step not in {None, 1} else ""
-        return f"between {self.low} and {self.high}{steps}"
+    def values_in_words(self, at: KeyPath) -> tuple[str, tuple[KeyPath, ...]]:
+        """For errors: which values it may have, with ``WRITTEN`` for the values at the returned key paths."""
+        has_steps = self.step not in {None, 1}
+        text = f"between {WRITTEN} and {WRITTEN}" + f" in steps of {WRITTEN}" * has_steps
+        return text, ((*at, "low"), (*at, "high"), *[(*at, "step")] * has_steps)
 
     def _num_steps(self, value: float) -> Fraction:
         """Distance from low in steps, exact in the decimals of the file."""
@@ -135,29 +135,29 @@ class CategoricalParameter(_Searched):
 
     type: Literal["categorical"]
     """One of several values."""
-    choices: Annotated[tuple[Scalar, ...], Frozen]
+    choices: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)]
     """The values: text, numbers, true, false or null."""
 
     @model_validator(mode="after")
     def _check_choices(self) -> Self:
-        if not self.choices:
-            refuse("must not be empty", "choices")
         for index, choice in enumerate(self.choices):
             # Compared as Optuna compares them: it could not tell 1, 1.0 and true apart.
             if choice in self.choices[:index]:
-                first = self.choices[self.choices.index(choice)]
-                same = "" if same_scalar(first, choice) else ", equal to it in Python; make one of them text"
-                refuse(f"is {found(choice)}, which repeats {found(first)}{same}", "choices", index)
+                first = self.choices.index(choice)
+                same = same_scalar(self.choices[first], choice)
+                hint = "" if same else ", equal to it in Python; make one of them text"
+                echoes = ("choices", index), ("choices", first)
+                refuse(f"is {WRITTEN}, which repeats {WRITTEN}{hint}", "choices", index, echoes=echoes)
         return self
 
     def accepts(self, value: Parameter) -> bool:
         """Whether a trial can have this value: one of the choices, of the same type."""
         return any(same_scalar(value, choice) for choice in self.choices)
 
-    @property
-    def values_in_words(self) -> str:
-        """For errors: which values it may have."""
-        return "one of " + ", ".join(found(choice) for choice in self.choices)
+    def values_in_words(self, at: KeyPath) -> tuple[str, tuple[KeyPath, ...]]:
+        """For errors: which values it may have, with ``WRITTEN`` for the values at the returned key paths."""
+        echoes = tuple((*at, "choices", index) for index in range(len(self.choices)))
+        return "one of " + ", ".join([WRITTEN] * len(echoes)), echoes
 
 
 Searched = FloatParameter | IntParameter | CategoricalParameter
@@ -170,9 +170,7 @@ def _check_shape(value: Any) -> Any:
         if "type" not in value:
             refuse(f"has no 'type', which it needs; types: {', '.join(_TYPES)}")
         if kind not in _TYPES:
-            refuse(
-                f"must be float, int or categorical, found {found(kind)}{nearest(kind, _TYPES, what='types')}", "type"
-            )
+            refuse(f"must be float, int or categorical, found {WRITTEN}{nearest(kind, _TYPES, what='types')}", "type")
     elif isinstance(value, (list, tuple)):
         refuse("is a list; to search over it write {type: categorical, choices: [...]}")
     return value
@@ -197,14 +195,17 @@ ParameterSpec = Annotated[
 
 def _check_names(value: Any) -> Any:
     if isinstance(value, Mapping):
-        text = "; begin with a letter and go on with letters, digits, '_', '-' and '/'"
-        unusable = [name for name in value if not _NAME.fullmatch(name) or len(name) > 200]
+        unusable = {name: why for name in value if (why := why_no_name(name, _IN_NAMES))}
         if unusable:
-            raise_faults([Fault(text, (name,), key_is="unusable name") for name in unusable])
+            raise_faults([Fault(f"; {why}", (name,), key_is="unusable name") for name, why in unusable.items()])
     return value
 
 
-Parameters = Annotated[dict[str, ParameterSpec], BeforeValidator(_check_names)]
+Parameters = Annotated[
+    dict[str, ParameterSpec],
+    BeforeValidator(_check_names),
+    Field(json_schema_extra={"propertyNames": {"pattern": name_pattern(_IN_NAMES)}}),
+]
 """All parameters by name, in file order."""
 
 
@@ -222,10 +223,11 @@ def condition_faults(parameters: Mapping[str, Searched | Parameter]) -> list[Fau
             target = parameters[other]
             if not isinstance(target, Searched):
                 continue  # a constant may be meant to be overridden (--set): any value can be waited for
-            for value in values:
+            words, echoes = target.values_in_words(("parameters", other))
+            for index, value in enumerate(values):
                 if not target.accepts(value):
-                    words = target.values_in_words
-                    faults.append(Fault(f"can never be {found(value)}: '{other}' is {words}", at))
+                    text = f"can never be {WRITTEN}: '{other}' is {words}"
+                    faults.append(Fault(text, at, echoes=((*at, index), *echoes)))
     if not faults:
         circle = _order(parameters)[1]
         if circle:

@@ -41,7 +41,7 @@ _NULLS = {"": None, "~": None, "null": None}
 
 
 class Document(NamedTuple):
-    """What was read: plain data, and the place of each key and value in it."""
+    """What was read: plain data, the place of each key and value in it, and how its numbers are written."""
 
     data: Any
     places: Places
@@ -125,7 +125,7 @@ class _Builder:
 
     def __init__(self, file: str, one_line: bool, exact: frozenset[KeyPath]) -> None:
         self.file, self.one_line, self.exact = file, one_line, exact
-        self.places = Places({}, {})
+        self.places = Places.empty()
         self.num_values = 0
 
     def place(self, line: int, column: int) -> Place:
@@ -180,6 +180,8 @@ class _Builder:
         if isinstance(node, SequenceNode) and tag == _CORE + "seq":
             return [self.build(child, (*path, index), depth + 1) for index, child in enumerate(node.value)]
         if isinstance(node, ScalarNode) and kind in {*_AS_TEXT, "null", "bool", "int", "float"}:
+            if kind in {"int", "float"}:
+                self.places.numbers[path] = node.value
             return self._scalar(kind, node.value, place, exact=path in self.exact)
         shown = "!!" + kind if tag.startswith(_CORE) else tag
         raise _refusal(f"tag '{shown}' is not allowed; a study file holds plain values only", place)

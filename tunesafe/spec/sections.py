@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from tunesafe.errors import SpecError
-from tunesafe.spec.faults import Fault, KeyPath, found, raise_faults, refuse
+from tunesafe.spec.faults import WRITTEN, Fault, KeyPath, raise_faults, refuse
 from tunesafe.spec.names import PRUNERS, SAMPLERS, Kind, canonical_name
 from tunesafe.spec.values import Count, Duration, Section
 
@@ -65,7 +65,7 @@ class Keep(Section):
 
 def _check_every(value: Any) -> Any:
     if value != "auto" and not isinstance(value, Mapping):
-        refuse(f"must be auto or a mapping such as {{virtual_epochs: 1}}, found {found(value)}")
+        refuse(f"must be auto or a mapping such as {{virtual_epochs: 1}}, found {WRITTEN}")
     return value
 
 
@@ -129,12 +129,12 @@ def _canonical(data: Any, kind: Kind, at: KeyPath, faults: list[Fault]) -> Any:
         data = {"name": data}
     if not isinstance(data, Mapping):
         example = "{name: nop} to prune nothing" if kind == "pruner" else "{name: tpe}"
-        faults.append(Fault(f"must be a mapping such as {example}, found {found(data)}", at))
+        faults.append(Fault(f"must be a mapping such as {example}, found {WRITTEN}", at))
         return data
     name = data.get("name")
     if not isinstance(name, str):
-        text = f"must be text, found {found(name)}" if "name" in data else "is missing"
-        faults.append(Fault(f"has no usable name: 'name' {text}", at))
+        text = f"must be text, found {WRITTEN}" if "name" in data else "is missing"
+        faults.append(Fault(f"has no usable name: 'name' {text}", at, echoes=((*at, "name"),) * ("name" in data)))
         return data
     result = dict(data)
     try:

@@ -21,6 +21,7 @@ from tunesafe.contracts import Parameter
 from tunesafe.errors import SpecError
 from tunesafe.spec.budget import Budget
 from tunesafe.spec.faults import (
+    WRITTEN,
     Fault,
     KeyPath,
     Place,
@@ -30,6 +31,7 @@ from tunesafe.spec.faults import (
     locate,
     raise_faults,
     refuse,
+    resolved,
     spec_error,
     unknown_key,
 )
@@ -54,18 +56,20 @@ from tunesafe.spec.values import (
     Frozen,
     Scalar,
     Section,
+    name_pattern,
     plain_data,
+    why_no_name,
 )
 
 __all__ = ["StudySpec"]
 
-_NAME = r"^\w[\w.\-]*$"
+_IN_NAMES = ". -"
 _TRAINABLE = r"^(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*$"
 
 
 def _name(value: str) -> str:
-    if not re.fullmatch(_NAME, value) or len(value) > 200:
-        refuse(f"must be letters, digits, '.', '_' and '-', at most 200 of them, found {found(value)}")
+    if why := why_no_name(value, _IN_NAMES):
+        refuse(f"cannot be {WRITTEN}: {why}")
     return value
 
 
@@ -89,7 +93,7 @@ class StudySpec(Section):
     :meth:`from_json`. Two specs are equal if they say the same, wherever they were read.
     """
 
-    name: Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": _NAME})]
+    name: Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": name_pattern(_IN_NAMES)})]
     """Name of the study, unique in its database."""
     trainable: Annotated[str, AfterValidator(_trainable), Field(json_schema_extra={"pattern": _TRAINABLE})] | None = (
         None
@@ -140,7 +144,7 @@ class StudySpec(Section):
     trackers: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Frozen, AfterValidator(_no_repetition)] = ()
     """Where metrics are also written, e.g. tensorboard."""
 
-    _places: Places = PrivateAttr(default_factory=lambda: Places({}, {}))
+    _places: Places = PrivateAttr(default_factory=Places.empty)
     _file: Path | None = PrivateAttr(default=None)
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -148,15 +152,15 @@ class StudySpec(Section):
     def _check(self) -> Self:
         faults = condition_faults(self.parameters) + self._batch_size_faults()
         if len(self.initial_trials) > self.n_trials:
-            text = f"has {len(self.initial_trials)} entries, more than the study has trials ({self.n_trials})"
-            faults.append(Fault(text, ("initial_trials",)))
+            text = f"has {len(self.initial_trials)} entries, more than the study has trials ({WRITTEN})"
+            faults.append(Fault(text, ("initial_trials",), echoes=(("n_trials",),)))
         for index, entry in enumerate(self.initial_trials):
             for name, value in entry.items():
                 at = ("initial_trials", index, name)
                 if name not in self.parameters:
                     faults.append(unknown_key(at, self.parameters, "parameter"))
-                elif why := self._why_not_initial(name, value, entry):
-                    faults.append(Fault(why, at))
+                elif why := self._why_not_initial(name, value, entry, at):
+                    faults.append(why)
         if faults:
             raise_faults(faults)
         return self
@@ -177,20 +181,24 @@ class StudySpec(Section):
                 values = [((*at, "choices", index), choice) for index, choice in enumerate(choices)]
             case constant:
                 values = [(at, constant)]
-        text = "must be a whole number of at least 1, found "
-        return [Fault(text + found(value), place) for place, value in values if type(value) is not int or value < 1]
+        text = f"must be a whole number of at least 1, found {WRITTEN}"
+        return [Fault(text, place) for place, value in values if type(value) is not int or value < 1]
 
-    def _why_not_initial(self, name: str, value: Parameter, entry: Mapping[str, Parameter]) -> str | None:
+    def _why_not_initial(
+        self, name: str, value: Parameter, entry: Mapping[str, Parameter], at: KeyPath
+    ) -> Fault | None:
         """Why an initial trial cannot have this value; None if it can."""
         parameter = self.parameters[name]
         if not isinstance(parameter, Searched):
-            return "is a constant; initial trials give values to searched parameters"
+            return Fault("is a constant; initial trials give values to searched parameters", at)
         if not parameter.accepts(value):
-            return f"must be {parameter.values_in_words}, found {found(value)}"
+            words, echoes = parameter.values_in_words(("parameters", name))
+            return Fault(f"must be {words}, found {WRITTEN}", at, echoes=(*echoes, at))
         given = {**self.constants, **entry}
         for other, values in parameter.when.items():
             if other in given and not holds({other: values}, given):
-                return f"is not used by this trial: '{other}' is {found(given[other])}"
+                where = (*at[:-1], other) if other in entry else ("parameters", other)
+                return Fault(f"is not used by this trial: '{other}' is {WRITTEN}", at, echoes=(where,))
         return None
 
     # -------------------------------------------------------------------- parameters
@@ -250,7 +258,7 @@ class StudySpec(Section):
             key_path: As ``--set`` writes it, e.g. ``sampler.n_startup_trials``.
             key: The key's place instead of the value's.
         """
-        place, exact = locate(_parsed(key_path), self._places, key=key)
+        place, exact = locate(resolved(key_path, self._places), self._places, key=key)
         return place if exact else None
 
     def error(self, key_path: str, message: str, *, key: bool = False) -> SpecError:
@@ -263,7 +271,7 @@ class StudySpec(Section):
             message: What is wrong, the value found, the nearest right one.
             key: The key is wrong, not its value.
         """
-        place, exact = locate(_parsed(key_path), self._places, key=key)
+        place, exact = locate(resolved(key_path, self._places), self._places, key=key)
         message = message if exact else f"{key_path}: {message}"
         if place is None:
             return SpecError(message)
@@ -301,15 +309,15 @@ class StudySpec(Section):
         Raises:
             SpecError: All that is wrong, in one error.
         """
-        places = places or Places({}, {})
+        places = places or Places.empty()
         faults: list[Fault] = []
-        data = plain_data(data, (), faults)
+        given, data = data, plain_data(data, (), faults)
         if faults:
-            raise spec_error(faults, places)
+            raise spec_error([fault.worded(given, places) for fault in faults], places)
         try:
             spec = cls.model_validate(data)
         except ValidationError as error:
-            raise spec_error(faults_of(error, data), places) from None
+            raise spec_error(faults_of(error, data, places), places) from None
         spec._places, spec._file, spec._folder = places, file, folder
         try:
             storage = resolve_storage(spec.storage or f"sqlite:///{spec.name}.db", folder or Path.cwd())
@@ -346,7 +354,3 @@ class StudySpec(Section):
 
     def __hash__(self) -> int:
         return hash(self.to_json())
-
-
-def _parsed(key_path: str) -> KeyPath:
-    return tuple(int(part) if part.isdecimal() else part for part in key_path.split("."))

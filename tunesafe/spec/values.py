@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from tunesafe.contracts import Parameter
-from tunesafe.spec.faults import Fault, KeyPath, found, raise_faults, refuse, unknown_key
+from tunesafe.spec.faults import WRITTEN, Fault, KeyPath, found, raise_faults, refuse, unknown_key
 
 __all__ = [
     "EXACT",
@@ -29,8 +30,10 @@ __all__ = [
     "Passes",
     "Scalar",
     "Section",
+    "name_pattern",
     "plain_data",
     "same_scalar",
+    "why_no_name",
 ]
 
 EXACT: KeyPath = ("budget", "passes")
@@ -63,7 +66,7 @@ class Section(BaseModel):
 
 def _scalar(value: Any) -> Parameter:
     if isinstance(value, (Mapping, list, tuple)):
-        refuse(f"must be a single value, found {found(value)}")
+        refuse(f"must be a single value, found {WRITTEN}")
     assert value is None or isinstance(value, (bool, int, float, str)), "plain_data lets nothing else through"
     return value
 
@@ -84,6 +87,40 @@ def same_scalar(one: Parameter, other: Parameter) -> bool:
     return type(one) is type(other) and one == other
 
 
+_MAX_NAME_BYTES = 200
+"""A file's name has 255, and ours get endings."""
+
+
+def why_no_name(text: str, inside: str) -> str | None:
+    """What keeps a text from being a name; None if it is one.
+
+    Args:
+        text: Letters and digits of any script and ``_`` make a name.
+        inside: What it may hold besides, not as first or last character; ``-`` is the last of them.
+
+    Example:
+        >>> why_no_name("größe", "-"), why_no_name("größe.x", "-")
+        (None, "use letters, digits and '_', and between them '-'")
+    """
+    words = [char == "_" or unicodedata.category(char)[0] in "LMN" for char in text]
+    if len(text.encode()) > _MAX_NAME_BYTES:
+        return f"it has more than {_MAX_NAME_BYTES} bytes"
+    if not unicodedata.is_normalized("NFC", text):
+        return "its accents are characters of their own, and code that writes it otherwise would not find it; retype it"
+    usable = all(word or char in inside for word, char in zip(words, text, strict=True))
+    if not text or not usable or not words[0] or not words[-1] or ".." in text:
+        shown = {" ": "spaces", ".": "single dots"}
+        *others, last = [shown.get(char, f"'{char}'") for char in inside]
+        return f"use letters, digits and '_', and between them {', '.join(others)}{' and ' * bool(others)}{last}"
+    return None
+
+
+def name_pattern(inside: str) -> str:
+    """What a JSON Schema can say of names: of ASCII what :func:`why_no_name` says, of the rest nothing."""
+    word = r"[0-9A-Za-z_]|[^\x00-\x7f]"
+    return f"^({word})(({word}|[{inside}])*({word}))?$"
+
+
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?=.)" + "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNITS))
 
@@ -96,7 +133,7 @@ def _duration(value: Any) -> Any:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     else:
-        refuse(f"must be a duration such as 90, 90s, 10m or 1h30m, found {found(value)}")
+        refuse(f"must be a duration such as 90, 90s, 10m or 1h30m, found {WRITTEN}")
     return seconds
 
 
@@ -122,10 +159,10 @@ DurationOrOff = Annotated[Duration | None, BeforeValidator(_off), WithJsonSchema
 
 def _passes(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        refuse(f"must be a number, found {found(value)}")
+        refuse(f"must be a number, found {WRITTEN}")
     exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if not Decimal("1e-9") <= exact <= Decimal("1e9"):
-        refuse(f"must be above 0 and at most 1e9, found {found(value)}")
+        refuse(f"must be above 0 and at most 1e9, found {WRITTEN}")
     # 14.30 is 14.3; not normalize(), which rounds to the context's precision.
     text = format(exact, "f")
     return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
@@ -160,13 +197,13 @@ def plain_data(value: Any, at: KeyPath, faults: list[Fault]) -> Any:
         case numbers.Integral():
             whole = int(value)
             if not -(2**63) <= whole < 2**63:
-                faults.append(Fault(f"must fit into 64 bits, found {found(whole)}", at))
+                faults.append(Fault(f"must fit into 64 bits, found {WRITTEN}", at))
             return whole
         case Decimal() if value.is_finite():
             return value if at == EXACT else float(value)
         case numbers.Real() if not isinstance(value, Fraction):
             if not math.isfinite(value):
-                faults.append(Fault(f"must be a finite number, found {found(float(value))}", at))
+                faults.append(Fault(f"must be a finite number, found {WRITTEN}", at))
             return float(value)
         case _ if type(value).__module__ == "numpy" and hasattr(value, "item"):
             return plain_data(value.item(), at, faults)

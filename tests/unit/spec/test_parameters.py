@@ -72,7 +72,7 @@ def test_true_and_one_are_two_values_for_a_condition() -> None:
         (choice([1]), "parameters.x.choices.0 must be a single value, found a list"),
         (choice(1, when={"y": 3}), "parameters.x.when.y can never be 3: 'y' is between 0 and 8 in steps of 2"),
         (choice(1, when={"y": True}), "parameters.x.when.y can never be true"),
-        (choice(1, when={"y": []}), "parameters.x.when.y"),
+        (choice(1, when={"y": []}), "parameters.x.when.y must not be empty, found an empty list"),
         (choice(1, when={"z": 3}), "unknown parameter 'parameters.x.when.z'"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
 )  # fmt: skip
-names = st.from_regex(r"[a-z_][a-z0-9_/\-]{0,8}", fullmatch=True).filter(lambda name: name != "batch_size")
+names = st.from_regex(r"\w([\w/. -]{0,7}\w)?", fullmatch=True).filter(
+    lambda name: name != "batch_size" and ".." not in name and unicodedata.is_normalized("NFC", name)
+)
 floats = st.builds(
     lambda low, width, log: {"type": "float", "low": low, "high": low + width, "log": log},
     st.floats(1e-6, 1e6), st.floats(0, 1e6), st.booleans(),
