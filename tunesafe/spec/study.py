@@ -290,7 +290,8 @@ class StudySpec(Section):
             key = error.key or key_path
             if error.line is not None or key is None:
                 raise
-            raise self.error(key, error.message) from error
+            message = error.message if error.file is None else f"{error.file}: {error.message}"
+            raise self.error(key, message) from error
 
     # ------------------------------------------------------------------- construction
 

@@ -133,6 +133,7 @@ def _pick(module: ModuleType, origin: Origin) -> Callable[..., Any]:
         raise SpecError(
             f"holds no {origin.name!r}{nearest(origin.name, candidates) or '.'} Nothing was started.",
             file=origin.shown,
+            key="trainable",
         )
     found = getattr(module, origin.name)
     if isinstance(found, type) and not issubclass(found, Trainable):
@@ -140,10 +141,12 @@ def _pick(module: ModuleType, origin: Origin) -> Callable[..., Any]:
             f"{origin.name!r} is a class, but no tunesafe.Trainable. Derive it from tunesafe.Trainable, or name a "
             f"function that takes a trial. Nothing was started.",
             file=origin.shown,
+            key="trainable",
         )
     if not callable(found):
         raise SpecError(
             f"{origin.name!r} is a {type(found).__name__}, not a function that takes a trial. Nothing was started.",
             file=origin.shown,
+            key="trainable",
         )
     return found  # type: ignore[no-any-return]  # user code has no types we know
