@@ -41,7 +41,7 @@ COMMANDS = {
     "show": {"--json"},
     "best": {"--json"},
     "logs": {"--json"},
-    "export": {"--output", "--trial", "--virtual-epoch"},
+    "export": {"--json", "--output", "--trial", "--virtual-epoch"},
 }
 
 

@@ -132,6 +132,7 @@ class StudyStatus:
         examples_seen: By all trials [examples].
         total_examples: Length of one trial; ``None`` until the first has seen the data [examples].
         virtual_epochs: In each trial.
+        batching: ``exact`` or ``whole``: whether virtual epochs end on their example or with a full batch.
         live_seconds: Time with a live lease, summed over restarts [s].
         timeout_seconds: After how much of that it pauses [s].
         notes: How often something happened that one should know of, by kind of event.
@@ -153,6 +154,7 @@ class StudyStatus:
     examples_seen: int
     total_examples: int | None
     virtual_epochs: int
+    batching: str
     live_seconds: float
     timeout_seconds: float | None
     notes: Mapping[str, int]
@@ -285,6 +287,7 @@ def view_status(summary: StudySummary, spec: StudySpec, url: str, notes: Mapping
         examples_seen=summary.examples_seen,
         total_examples=budget.total_examples(per_pass or 0) if known else None,
         virtual_epochs=budget.virtual_epochs,
+        batching=budget.batching,
         live_seconds=study.live_seconds,
         timeout_seconds=spec.timeout,
         notes={kind: count for kind, count in notes.items() if count},

@@ -11,13 +11,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tunesafe.api import StudyPlan, StudyStatus, TrialView
 from tunesafe.api.views import utc
 from tunesafe.contracts import Event, LogChunk
 
-__all__ = ["log_document", "plan_document", "status_document", "to_json", "trial_document"]
+__all__ = ["export_document", "log_document", "plan_document", "status_document", "to_json", "trial_document"]
 
 
 def to_json(document: Any) -> str:
@@ -110,6 +111,22 @@ def log_document(number: int, chunks: Sequence[LogChunk]) -> dict[str, Any]:
     for chunk in chunks:
         texts[chunk.attempt] = texts.get(chunk.attempt, "") + chunk.text
     return {"number": number, "attempts": [{"attempt": attempt, "text": text} for attempt, text in texts.items()]}
+
+
+def export_document(folder: Path, files: Sequence[str], story: Mapping[str, Any]) -> dict[str, Any]:
+    """``tunesafe export --json``: ``study, number, state, value, virtual_epoch, examples_seen, directory, files``.
+
+    Args:
+        folder: Where the files are, absolute.
+        files: Their paths in it.
+        story: What its ``trial.json`` holds.
+    """
+    return {
+        **{key: story[key] for key in ("study", "number", "state", "value")},
+        **story["checkpoint"],
+        "directory": str(folder),
+        "files": list(files),
+    }
 
 
 def plan_document(plan: StudyPlan) -> dict[str, Any]:

@@ -13,13 +13,17 @@ __all__ = ["plan_page", "status_page", "trial_page"]
 
 _NOTES = {
     "reclaimed": "times a trial was taken over from a worker that died",
-    "small_virtual_epochs": "trials whose virtual epochs are smaller than their batch size: one batch each",
     "not_deterministic": "virtual epochs came out differently when trained again; see show",
     "damaged": "checkpoints were found damaged and passed over",
     "changed": "times the study file or the code was changed",
+    "begun_again": "trials in mid-training began again after such a change",
+    "storage_back": "times the database was away; nothing was lost",
+    "storage_warning": "warnings about where the database is; see show or the first lines of run",
     "environment": "times it was continued with other versions or on another machine",
     "exhausted": "times the sampler had no further point: the study ends with the trials it has",
 }
+_SMALL = {"exact": "each is one batch", "whole": "some may have no batch of their own"}
+"""What it means that virtual epochs are smaller than a batch, by ``budget.batching``."""
 
 
 def status_page(status: StudyStatus) -> str:
@@ -52,10 +56,16 @@ def _status_lines(status: StudyStatus) -> Iterator[str]:
         yield _active_table(status)
     if status.notes:
         yield ""
-        yield from (f"{count} {_NOTES.get(kind, kind)}" for kind, count in status.notes.items())
+        yield from (_note(kind, count, status.batching) for kind, count in status.notes.items())
     if status.events:
         yield ""
         yield _event_table(status.events)
+
+
+def _note(kind: str, count: int, batching: str) -> str:
+    if kind == "small_virtual_epochs":  # noted once, by the first trial it is true of
+        return f"virtual epochs are smaller than the batch size of at least one trial: {_SMALL[batching]}"
+    return f"{count} {_NOTES.get(kind, kind)}"
 
 
 def _active_table(status: StudyStatus) -> str:

@@ -106,7 +106,7 @@ def test_commands_and_options_are_the_agreed_ones(capsys: pytest.CaptureFixture[
         "show": ["--json"],
         "best": ["--json"],
         "logs": ["--json"],
-        "export": ["-o", "--output", "--trial", "--virtual-epoch"],
+        "export": ["-o", "--output", "--trial", "--virtual-epoch", "--json"],
     }
     with pytest.raises(SystemExit):
         main(["--help"])
