@@ -2,7 +2,8 @@
 
 Drivers are always named, because SQLAlchemy's defaults differ between its versions. A
 relative SQLite path is relative to the study file, so that one file is one study from
-wherever it is run. No database is opened here.
+wherever it is run. A percent sign begins a character's code, as in every URL: a path that
+holds one itself is written with ``%25``. No database is opened here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tunesafe.errors import SpecError
 from tunesafe.spec.faults import nearest
@@ -45,6 +46,8 @@ def resolve_storage(url: str, folder: Path) -> str:
     Example:
         >>> resolve_storage("sqlite:///digits.db", Path("/data"))
         'sqlite:////data/digits.db'
+        >>> resolve_storage("sqlite:///my%20digits.db", Path("/100%"))
+        'sqlite:////100%25/my digits.db'
         >>> resolve_storage("postgres://me@host/studies", Path("/data"))
         'postgresql+psycopg://me@host/studies'
     """
@@ -75,16 +78,19 @@ def resolve_storage(url: str, folder: Path) -> str:
 def _sqlite_path(rest: str, shown: str, folder: Path) -> str:
     host, _, path = rest.partition("/")
     file, question, query = path.partition("?")
+    file = unquote(file)
     if host:
         raise SpecError(f"'{shown}' has two slashes where SQLite's URLs have three; write 'sqlite:///{rest}'")
     if file in {"", ":memory:"} or file.startswith("file:"):
         raise SpecError(f"'{shown}' names no file; a study must outlive its process: write sqlite:///FILE.db")
     absolute = os.path.normpath(folder.absolute() / os.path.expanduser(file))
-    if "?" in absolute:
-        raise SpecError(f"'{shown}' stands for '{absolute}', and a database's path cannot hold '?'")
+    for forbidden in ("?", "\0"):
+        if forbidden in absolute:
+            text = f"'{shown}' stands for {absolute!r}, and a database's path cannot hold {forbidden!r}"
+            raise SpecError(text)
     if file.endswith("/") or os.path.isdir(absolute):
         raise SpecError(f"'{shown}' is a folder; write sqlite:///FILE.db")
-    return absolute + question + query
+    return absolute.replace("%", "%25") + question + query
 
 
 def mask_password(url: str) -> str:

@@ -2,12 +2,14 @@
 
 ``postgres://``, ``postgresql://``, ``mysql://`` and ``mariadb://`` are spellings of the drivers
 tunesafe brings (psycopg 3 and PyMySQL); anything else but SQLite is refused here, before
-anything is opened.
+anything is opened. A percent sign begins a character's code in every part of an address, which
+SQLAlchemy 2.1 reads so and 2.0 does not in the name of the database.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -36,7 +38,7 @@ def canonical_url(url: str | URL) -> URL:
         'postgresql+psycopg'
     """
     try:
-        parsed = make_url(url)
+        parsed = _parsed(url)
     except ArgumentError:
         # The text may hold a password in a place we cannot find: it is not echoed.
         raise SpecError(
@@ -56,17 +58,29 @@ def canonical_url(url: str | URL) -> URL:
     return parsed.set(drivername=driver)
 
 
+def _parsed(url: str | URL) -> URL:
+    parsed = make_url(url)
+    decodes = make_url("sqlite:///%25").database == "%"
+    if decodes or isinstance(url, URL) or parsed.database is None:
+        return parsed
+    return parsed.set(database=unquote(parsed.database))
+
+
 def display_url(url: str | URL) -> str:
-    """The address as it may be printed: its password, if any, is masked.
+    """The address as it may be printed, and given to us again: its password, if any, is masked.
 
     Example:
-        >>> display_url("mysql://me:secret@db/tunes")
-        'mysql://me:***@db/tunes'
+        >>> display_url("mysql://me:secret@db/tunes"), display_url("sqlite:///gr%C3%B6%C3%9Fer.db")
+        ('mysql://me:***@db/tunes', 'sqlite:///größer.db')
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     # A password can also hide in the query: mysql://db/tunes?password=secret
     hidden = {key: "***" for key in parsed.query if "pass" in key.lower() or "secret" in key.lower()}
-    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+    rendered = parsed.set(database="").update_query_dict(hidden).render_as_string(hide_password=True)
+    # SQLAlchemy 2.1 would write every letter beyond ASCII as a code.
+    server, question, query = rendered.partition("?")
+    database = None if parsed.database is None else parsed.database.replace("%", "%25").replace("?", "%3F")
+    return (server.removesuffix("/") if database is None else server + database) + question + query
 
 
 def sqlite_path(url: URL) -> Path | None:

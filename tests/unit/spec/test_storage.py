@@ -16,6 +16,12 @@ from tunesafe.spec import mask_password, resolve_storage
         ("sqlite+pysqlite:///a.db?timeout=5", "sqlite:////data/a.db?timeout=5"),
         ("sqlite:////abs/a.db", "sqlite:////abs/a.db"),
         ("SQLite:///a.db", "sqlite:////data/a.db"),
+        ("sqlite:///a b.db", "sqlite:////data/a b.db"),
+        ("sqlite:///a%20b.db", "sqlite:////data/a b.db"),
+        ("sqlite:///100%.db", "sqlite:////data/100%25.db"),
+        ("sqlite:///100%25.db?timeout=5", "sqlite:////data/100%25.db?timeout=5"),
+        ("sqlite:///%2541.db", "sqlite:////data/%2541.db"),
+        ("postgresql://host/a%20b", "postgresql+psycopg://host/a%20b"),
         ("postgres://me@host:5432/db", "postgresql+psycopg://me@host:5432/db"),
         ("postgresql://host/db", "postgresql+psycopg://host/db"),
         ("postgresql+psycopg://me:p%40ss@host/db?sslmode=require", "postgresql+psycopg://me:p%40ss@host/db?sslmode=require"),
@@ -39,6 +45,8 @@ def test_urls_are_made_absolute_and_name_their_driver(url: str, full: str) -> No
         ("sqlite://", "'sqlite://' names no file; a study must outlive its process"),
         ("sqlite:///:memory:", "'sqlite:///:memory:' names no file; a study must outlive its process"),
         ("sqlite:////", "'sqlite:////' is a folder"),
+        ("sqlite:///a%3Fb.db", "'sqlite:///a%3Fb.db' stands for '/data/a?b.db', and a database's path cannot hold '?'"),
+        ("sqlite:///a%00.db", "'sqlite:///a%00.db' stands for '/data/a\\x00.db', and a database's path cannot hold"),
         (
             "postgresql+psycopg2://h/d",
             "'postgresql+psycopg2://h/d' is not a database tunesafe can use; did you mean 'post",
@@ -55,6 +63,13 @@ def test_what_holds_no_study_is_refused_without_showing_passwords(url: str, erro
         resolve_storage(url, Path("/data"))
     assert str(caught.value).startswith(error)
     assert "secret" not in str(caught.value)
+
+
+def test_a_folder_with_a_percent_sign_is_itself() -> None:
+    """Whatever it would mean in a URL; the study file's own path is no URL."""
+    full = "sqlite:////data/100%2541/a.db"
+    assert resolve_storage("sqlite:///a.db", Path("/data/100%41")) == full
+    assert resolve_storage(full, Path("/data/100%41")) == full
 
 
 def test_passwords_are_masked_wherever_they_stand() -> None:
