@@ -10,7 +10,7 @@ from tunesafe.errors import SpecError
 from tunesafe.spec.faults import Fault, KeyPath, Place, Places, dotted, found, spec_error, written
 from tunesafe.spec.reader import parse, read_text
 from tunesafe.spec.study import StudySpec
-from tunesafe.spec.values import EXACT
+from tunesafe.spec.values import EXACT, folded
 
 __all__ = ["load_spec", "spec_from_mapping"]
 
@@ -40,6 +40,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     if spec.trainable is None:
         fault = Fault("has no 'trainable', which it needs; write FILE.py:NAME or package.module:NAME")
         raise spec_error([fault], document.places)
+    _refuse_namesakes(spec)
     return spec
 
 
@@ -69,7 +70,25 @@ def spec_from_mapping(data: Mapping[str, Any], *, base: Path | None) -> StudySpe
     """
     if not isinstance(data, Mapping):
         raise SpecError(f"a study is described by a mapping of keys to values, found {found(data)}")
-    return StudySpec.from_data(data, folder=(base or Path.cwd()).absolute())
+    spec = StudySpec.from_data(data, folder=(base or Path.cwd()).absolute())
+    _refuse_namesakes(spec)
+    return spec
+
+
+def _refuse_namesakes(spec: StudySpec) -> None:
+    """Refuse parameters whose names are one to the database: Optuna would keep the first and drop the second."""
+    if not spec.storage.startswith("mysql"):
+        return
+    seen: dict[str, str] = {}
+    for name in spec.searched:
+        other = seen.setdefault(folded(name), name)
+        if other != name:
+            raise spec.error(
+                f"parameters.{name}",
+                f"'{name}' is '{other}' to Optuna's tables in MySQL and MariaDB, which ignore case and accents; "
+                "rename one of them",
+                key=True,
+            )
 
 
 def _apply(override: str, data: dict[str, Any], places: Places) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "Passes",
     "Scalar",
     "Section",
+    "folded",
     "name_pattern",
     "plain_data",
     "same_scalar",
@@ -113,6 +114,20 @@ def why_no_name(text: str, inside: str) -> str | None:
         *others, last = [shown.get(char, f"'{char}'") for char in inside]
         return f"use letters, digits and '_', and between them {', '.join(others)}{' and ' * bool(others)}{last}"
     return None
+
+
+def folded(name: str) -> str:
+    """What is left of a name where case, accents and kinds of kana do not count, nor anything beyond 16 bits.
+
+    Two names that any collation of MySQL's and MariaDB's takes for the same are the same then.
+
+    Example:
+        >>> folded("Größe"), folded("GROSSE"), folded("ガ") == folded("か")
+        ('grosse', 'grosse', True)
+    """
+    plain = "".join(char for char in unicodedata.normalize("NFKD", name) if unicodedata.category(char)[0] != "M")
+    kana = "".join(chr(ord(char) - 0x60) if "ァ" <= char <= "ヶ" else char for char in plain)
+    return "".join(char if ord(char) < 0x10000 else "\ufffd" for char in kana.casefold())
 
 
 def name_pattern(inside: str) -> str:

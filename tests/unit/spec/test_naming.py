@@ -71,6 +71,32 @@ def test_a_study_may_be_called_what_it_is_called(name: str, tmp_path: Path) -> N
     jsonschema.validate(mapping(trainable="a.b:c", name=name), study_schema())
 
 
+TWO = """\
+name: two
+trainable: a.py:train
+objective: {metric: loss, direction: minimize}
+budget: {examples: 8, virtual_epochs: 2}
+parameters:
+  ONE: {type: int, low: 0, high: 9}
+  OTHER: {type: int, low: 0, high: 9}
+n_trials: 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("lr", "LR"), ("größe", "Grosse"), ("a", "ä"), ("ガ", "か"), ("𠀋", "𠀌"), ("ﬁt", "fit")]
+)
+def test_names_that_mysql_takes_for_one_are_refused_there(one: str, other: str, tmp_path: Path) -> None:
+    """The tables of Optuna would hold the first only; constants are not in them, and others tell the names apart."""
+    text = TWO.replace("ONE", one).replace("OTHER", other)
+    assert load(text, tmp_path).sampling_order() == (one, other)
+    assert load(text, tmp_path, "storage=postgresql://host/db").sampling_order() == (one, other)
+    for scheme in ("mysql", "mariadb", "mysql+pymysql"):
+        error = refusal(text, tmp_path, f"storage={scheme}://host/db")
+        assert error.startswith(f"study.yaml:7:3: '{other}' is '{one}' to Optuna's tables in MySQL and MariaDB")
+    assert load(text, tmp_path, "storage=mysql://host/db", f"parameters.{other}=5").constants == {other: 5}
+
+
 DOTTED = STUDY.replace("  lr: ", "  optimizer.lr: ").replace("{lr: 0.01, batch_size: 32}", "{}")
 
 
