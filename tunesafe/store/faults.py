@@ -79,6 +79,7 @@ _POSTGRES: dict[str, _Fault] = {
     "40001": _CLASHED,
     "40P01": _CLASHED,
     "25006": _READ_ONLY,
+    "25P03": _GONE,  # the server gave up a transaction that was left open for too long
     "08": _GONE,
     "57": _GONE,
     "53": _GONE,
@@ -151,11 +152,12 @@ def _diagnose(error: Exception) -> _Fault:
     if name := getattr(driver, "sqlite_errorname", None):
         # Extended codes, such as SQLITE_BUSY_SNAPSHOT, begin with the code they extend.
         return _SQLITE.get("_".join(str(name).split("_")[:2]), _FAILED)
-    if state := getattr(driver, "sqlstate", None):
-        return _POSTGRES.get(state) or _POSTGRES.get(state[:2], _FAILED)
     number = driver.args[0] if driver is not None and driver.args else None
+    # Before any code: newer PyMySQL gives both, and "HY000" is a lock's timeout as well as a full disk.
     if isinstance(number, int) and number in _MYSQL:
         return _MYSQL[number]
+    if state := getattr(driver, "sqlstate", None):
+        return _POSTGRES.get(state) or _POSTGRES.get(state[:2], _FAILED)
     if error.connection_invalidated:
         return _GONE
     if isinstance(number, int) and number and number not in _MYSQL_CLIENT:
