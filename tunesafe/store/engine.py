@@ -24,6 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from tunesafe.errors import MissingExtraError, SpecError, StorageError
 from tunesafe.store.faults import translated
+from tunesafe.store.servers import server_kwargs
 from tunesafe.store.urls import canonical_url, display_url, sqlite_path
 
 __all__ = [
@@ -39,10 +40,6 @@ __all__ = [
 
 _BUSY_SECONDS = 60
 """How long a SQLite connection waits for another's write lock [seconds]."""
-_CONNECT_SECONDS = 10
-"""How long to wait for a server to answer [seconds]."""
-_KEEPALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-"""A server whose network is gone is given up after half a minute, not after the kernel's quarter of an hour."""
 _SQLITE_HEADER = b"SQLite format 3\0"
 
 
@@ -76,11 +73,10 @@ def connect_kwargs(url: str | URL) -> dict[str, Any]:
     Meant for ``optuna.storages.RDBStorage(url, engine_kwargs=connect_kwargs(url))``; call
     ``apply_pragmas`` on that engine, too.
     """
-    kind = canonical_url(url).get_backend_name()
-    if kind == "sqlite":
+    canonical = canonical_url(url)
+    if canonical.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": _BUSY_SECONDS}}
-    alive = _KEEPALIVE if kind == "postgresql" else {}
-    return {"connect_args": {"connect_timeout": _CONNECT_SECONDS, **alive}, "pool_pre_ping": True}
+    return server_kwargs(canonical)
 
 
 def open_engine(url: str | URL) -> Engine:
@@ -95,7 +91,7 @@ def open_engine(url: str | URL) -> Engine:
     path = sqlite_path(canonical)
     if path is not None:
         _check_file(path, must_exist=False)
-        engine = _create(canonical, connect_args={"timeout": _BUSY_SECONDS})
+        engine = _create(canonical)
         apply_pragmas(engine)
         _begin_explicitly(engine)
         return engine
@@ -170,7 +166,7 @@ def database_now(connection: Connection) -> float:
 def _create(url: URL, **options: Any) -> Engine:
     try:
         # Parameters are hidden: an error message must not carry a state's bytes.
-        return create_engine(url, hide_parameters=True, **options)
+        return create_engine(url, hide_parameters=True, **(connect_kwargs(url) | options))
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         extra = "postgres" if url.get_backend_name() == "postgresql" else "mysql"
         raise MissingExtraError(
@@ -179,7 +175,7 @@ def _create(url: URL, **options: Any) -> Engine:
 
 
 def _open_server(url: URL, *, read_only: bool = False) -> Engine:
-    engine = _create(url, isolation_level="READ COMMITTED", **connect_kwargs(url))
+    engine = _create(url, isolation_level="READ COMMITTED")
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, record: object) -> None:

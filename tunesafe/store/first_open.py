@@ -10,20 +10,24 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from sqlalchemy import URL, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from tunesafe.errors import StorageError
 from tunesafe.store.engine import open_engine
 from tunesafe.store.faults import translated
+from tunesafe.store.servers import lock_seconds
 from tunesafe.store.urls import canonical_url, display_url, sqlite_path
 
 __all__ = ["first_open_lock"]
 
 _WAIT_SECONDS = 600
+_LOCK_NOT_AVAILABLE = "55P03"
 _POSTGRES_KEY = int.from_bytes(hashlib.sha256(b"tunesafe first open").digest()[:7], "big")
 
 
@@ -68,14 +72,29 @@ def _server_lock(url: URL) -> Iterator[None]:
 
 
 def _acquire(connection: Connection, url: URL) -> None:
-    if url.get_backend_name() == "postgresql":
-        connection.execute(text(f"SET lock_timeout = '{_WAIT_SECONDS}s'"))
+    """Wait for the lock, in statements that are each over before the server's silence would mean that it is gone."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    acquire = _acquire_postgres if url.get_backend_name() == "postgresql" else _acquire_mysql
+    while not acquire(connection, url):
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"Another process has been opening {display_url(url)} for ten minutes. Nothing was changed. "
+                "Run the same command again; if it stays so, look for a stopped tunesafe process and end it."
+            )
+
+
+def _acquire_postgres(connection: Connection, url: URL) -> bool:
+    try:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _POSTGRES_KEY})
-        return
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
+
+
+def _acquire_mysql(connection: Connection, url: URL) -> bool:
     # MySQL's named locks are the server's: the database is part of the name, which has 64 characters.
     name = "tunesafe-" + hashlib.sha256((url.database or "").encode()).hexdigest()[:48]
-    if connection.execute(text("SELECT GET_LOCK(:name, :wait)"), {"name": name, "wait": _WAIT_SECONDS}).scalar() != 1:
-        raise StorageError(
-            f"Another process has been opening {display_url(url)} for ten minutes. Nothing was changed. "
-            "Run the same command again; if it stays so, look for a stopped tunesafe process and end it."
-        )
+    query = text("SELECT GET_LOCK(:name, :wait)")
+    return bool(connection.execute(query, {"name": name, "wait": lock_seconds()}).scalar() == 1)
