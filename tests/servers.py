@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import select
 import shutil
 import signal
 import socket
@@ -21,6 +23,7 @@ __all__ = ["PASSWORD", "MissingServerError", "Server", "mariadb", "postgres"]
 PASSWORD = "hush-hush"
 """In every address, though nobody asks for it: no message may show it."""
 LIMIT_SECONDS = 100
+_LOWEST_PORT = 10_000
 
 
 class MissingServerError(Exception):
@@ -52,15 +55,19 @@ class Server:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL, to it and to the processes it has started."""
+        """SIGKILL, to it and to the processes it has started; returns when all are gone."""
         if self._process is None:
             return
-        children = _children(self._process.pid)
+        self._process.send_signal(signal.SIGSTOP)  # it starts no more of them while they are looked up
+        children = [os.pidfd_open(child) for child in _children(self._process.pid)]
         self._process.kill()
         for child in children:
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+                signal.pidfd_send_signal(child, signal.SIGKILL)
         self._process.wait()
+        for child in children:  # PostgreSQL does not start while one of them holds its shared memory
+            assert select.select([child], [], [], LIMIT_SECONDS)[0], "a server's process survives SIGKILL"
+            os.close(child)
         self._process = None
 
     def _answers(self) -> bool:
@@ -176,10 +183,17 @@ def _run(command: Sequence[str]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """A port on which nobody listens, and which nobody is given while the server is down.
+
+    Not one of those the kernel hands out: a client that tries again and again to reach such a port on its own host
+    is one day given it for its own end, and talks to itself.
+    """
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(_LOWEST_PORT, lowest_given)
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 def _children(pid: int) -> list[int]:

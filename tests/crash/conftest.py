@@ -35,6 +35,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(
+    params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mariadb", marks=pytest.mark.mariadb)]
+)
+def server_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database on each server in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture
 def survived(record_property: Callable[[str, object], None]) -> Check:
     """Put survivals into the table, and fail if one is not identical."""

@@ -92,12 +92,13 @@ class Study:
         laboratory: Where it runs.
         variation: What it is.
         folder: Where it lives; made here unless it exists.
+        storage: Its database; a SQLite file in the folder by default.
     """
 
-    def __init__(self, laboratory: Laboratory, variation: Variation, folder: Path) -> None:
+    def __init__(self, laboratory: Laboratory, variation: Variation, folder: Path, storage: str | None = None) -> None:
         self._laboratory, self.variation, self.folder = laboratory, variation, folder
         if not folder.exists():
-            variation.write(folder)
+            variation.write(folder, storage)
 
     def run(self, **job: Any) -> Ended:
         """``tunesafe run study.yaml`` once; see ``zygote`` for what a job may say."""
@@ -209,10 +210,10 @@ class Laboratory:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def study(self, variation: Variation) -> Study:
+    def study(self, variation: Variation, storage: str | None = None) -> Study:
         """A new study."""
         self._count += 1
-        return Study(self, variation, self.folder / f"{self._count:04d}")
+        return Study(self, variation, self.folder / f"{self._count:04d}", storage)
 
     def reference(self, variation: Variation) -> Reference:
         """The same study, never interrupted; run once."""
@@ -227,10 +228,13 @@ class Laboratory:
             self._references[variation.name] = Reference(outcome, passings, ended.seconds, study.batches())
         return self._references[variation.name]
 
-    def kill_at(self, variation: Variation, kills: Iterable[Kill]) -> Survival:
-        """Start a study, kill it at each of these places in turn, let it finish, and compare."""
+    def kill_at(self, variation: Variation, kills: Iterable[Kill], storage: str | None = None) -> Survival:
+        """Start a study, kill it at each of these places in turn, let it finish, and compare.
+
+        On whatever database it is: the one it is compared with is on SQLite.
+        """
         self.reference(variation)
-        study, deaths = self.study(variation), []
+        study, deaths = self.study(variation, storage), []
         for kill in kills:
             study.run_and_die(kill)
             deaths.append(str(kill))

@@ -26,8 +26,9 @@ def read_outcome(folder: Path) -> Outcome:
     from tunesafe.store.studies import find_study
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    name = json.loads((folder / "study.yaml").read_text())["name"]
-    url = f"sqlite:///{folder / name}.db"
+    study_file = json.loads((folder / "study.yaml").read_text())
+    name = study_file["name"]
+    url = study_file.get("storage", f"sqlite:///{folder / name}.db")
     study = optuna.load_study(study_name=name, storage=url)
     engine = read_only_engine(url)
     with reading(engine) as connection:

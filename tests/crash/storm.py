@@ -1,8 +1,9 @@
-"""A storm over a study: supervisors side by side, and random signals to them and to their workers.
+"""A storm over a study: supervisors side by side, and random signals to them, to their workers and to their database.
 
 Nothing here waits for a time: blows fall so many batches after one another, at random places in
 user code, in imports and in the database's transactions. A supervisor that ends before the study
-does is started again, as a batch system or a person would.
+does is started again, as a batch system or a person would; and so is a database server, after a
+while in which the storm goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from tests.integration.workers_project import Project, children_of, is_running
+from tests.servers import Server
 from tunesafe.store import tables
 
 __all__ = ["INTERVAL", "Storm", "curves", "shared_fences", "study_of", "trained_again", "write_project"]
@@ -36,6 +38,7 @@ _MARK = "TUNESAFE_TEST_STORM"
 _GOES_ON = (-signal.SIGKILL, 5, 75)
 """Exit codes after which the same command is to be run again."""
 _LONGEST_STOP_SECONDS = 8.0
+_OUTAGE_SECONDS = (1.0, 5.0)
 _MORE_SECONDS = 0.05
 
 TRAIN = """\
@@ -130,24 +133,28 @@ class Storm:
         project: The study.
         num_workers: Of each supervisor.
         seed: Of what is drawn.
+        server: The database's, if it may be killed, too.
     """
 
     project: Project
     num_workers: Sequence[int]
     seed: int
+    server: Server | None = None
     kills: list[str] = field(default_factory=list)
     stops: int = 0
+    outages: int = 0
     _commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stopped: dict[int, float] = field(default_factory=dict)
+    _back_at: float | None = None
 
     def __post_init__(self) -> None:
         self._random, self._mark = random.Random(self.seed), uuid.uuid4().hex
 
     # --- what happens -------------------------------------------------------------------
 
-    def rage(self, num_kills: int, num_stops: int) -> None:
+    def rage(self, num_kills: int, num_stops: int, num_outages: int = 0) -> None:
         """Let so many blows fall, then let the study come to its end."""
-        blows = ["kill"] * num_kills + ["stop"] * num_stops
+        blows = ["kill"] * num_kills + ["stop"] * num_stops + ["outage"] * num_outages
         self._random.shuffle(blows)
         with self._at_work():
             while blows and not self._is_over():
@@ -160,6 +167,8 @@ class Storm:
 
     def _blow(self, kind: str) -> bool:
         """One signal to one process; whether it fell."""
+        if kind == "outage":
+            return self._take_server_away()
         workers = [pid for command in self._commands for pid in children_of(command.pid) if pid not in self._stopped]
         supervisors = [command.pid for command in self._commands if command.poll() is None]
         which = supervisors if kind == "kill" and self._random.random() < 1 / 6 else workers
@@ -177,9 +186,22 @@ class Storm:
             self._stopped[pid] = time.monotonic() + self._random.uniform(0.0, _LONGEST_STOP_SECONDS)
         return True
 
+    def _take_server_away(self) -> bool:
+        assert self.server is not None, "a storm without a server has no outages"
+        if self._back_at is not None:
+            return False
+        self.outages += 1
+        self.server.kill()
+        self._back_at = time.monotonic() + self._random.uniform(*_OUTAGE_SECONDS)
+        return True
+
     def _tend(self) -> None:
-        """Start supervisors again that ended before the study, and let stopped workers go on in time."""
+        """Bring back, each in its time, what was taken away: the server, stopped workers, ended supervisors."""
         now = time.monotonic()
+        if self._back_at is not None and self._back_at < now:
+            assert self.server is not None
+            self.server.start()
+            self._back_at = None
         for pid in [pid for pid, until in self._stopped.items() if until < now]:
             self._go_on(pid)
         for place, command in enumerate(self._commands):

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Check, Kill, Laboratory, NotReachedError, Reference
+from tests.crash.harness import Check, Kill, Laboratory, NotReachedError
+from tests.crash.places import deaths_at, in_turn
 from tests.crash.variations import BASE, PRUNERS
 from tunesafe.failpoints import FAILPOINTS
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 NO_PRUNER = next(variation for variation in PRUNERS if variation.name == "pruner none")
-
-
-def in_turn() -> list[str]:
-    """Every failpoint, in an order in which one study meets all of them: a state is restored once there is one."""
-    restoring = ["restore.before", "restore.after"]
-    order = [failpoint for failpoint in FAILPOINTS if failpoint not in restoring]
-    after = order.index("checkpoint.committed") + 1
-    return order[:after] + restoring + order[after:]
 
 
 def test_one_study_that_dies_at_every_failpoint_in_turn_ends_identical(lab: Laboratory, survived: Check) -> None:
@@ -41,24 +34,7 @@ def test_a_study_killed_once_at_a_failpoint_ends_identical(
     failpoint: str, which: str, lab: Laboratory, survived: Check
 ) -> None:
     """One death per study: at the first, a middle and the last passing of an uninterrupted run."""
-    reference = lab.reference(BASE)
-    before = _before(failpoint, which, reference)
-    kill = Kill(failpoint) if failpoint.startswith(("open.", "restore.")) else reference.passing(failpoint, which)
-    survived(lab.kill_at(BASE, [*before, kill]))
-
-
-def _before(failpoint: str, which: str, reference: Reference) -> list[Kill]:
-    """An earlier death, for failpoints that each run passes once at most: it makes the run that passes them."""
-    if failpoint.startswith("open."):
-        return {
-            "first": [],
-            "middle": [reference.passing("train.batch", "middle")],
-            "last": [reference.passing("finish.swept", "last")],
-        }[which]
-    if failpoint.startswith("restore."):
-        captures = reference.passings["capture.before"]
-        return [Kill("capture.before", {"first": 2, "middle": captures // 2, "last": captures}[which])]
-    return []
+    survived(lab.kill_at(BASE, deaths_at(failpoint, which, lab.reference(BASE))))
 
 
 def test_a_finished_study_has_nothing_to_do(lab: Laboratory) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.crash.storm import INTERVAL, Storm, curves, shared_fences, study_of, trained_again, write_project
 from tests.integration.cli_project import tunesafe
+from tests.servers import Server
 
 pytestmark = pytest.mark.crash
 
@@ -23,14 +24,16 @@ def survive(
     num_kills: int,
     num_stops: int,
     loader_workers: tuple[int, ...] = (0,),
+    server: Server | None = None,
+    num_outages: int = 0,
 ) -> None:
     """Let a storm rage over a study, and hold what it has come to against what was promised."""
     study = study_of(num_trials, storage, batch_seconds=0.05, num_workers=loader_workers)
     project = write_project(folder / "storm", study)
-    storm = Storm(project, num_workers, seed=num_trials)
-    storm.rage(num_kills, num_stops)
+    storm = Storm(project, num_workers, seed=num_trials, server=server)
+    storm.rage(num_kills, num_stops, num_outages)
     assert gone_within(storm, seconds=10)
-    assert (len(storm.kills), storm.stops) == (num_kills, num_stops)
+    assert (len(storm.kills), storm.stops, storm.outages) == (num_kills, num_stops, num_outages)
     states = project.optuna_states()
     assert [number for number, _ in states] == list(range(num_trials))
     assert {state for _, state in states} <= {"COMPLETE", "PRUNED"}, storm.words()
@@ -38,7 +41,7 @@ def survive(
     assert shared_fences(project) == []
     lost = trained_again(project)
     assert max(lost) <= 2 * INTERVAL
-    assert sum(lost) <= 2 * INTERVAL * (num_kills * max(num_workers) + num_stops)
+    assert sum(lost) <= 2 * INTERVAL * (num_kills * max(num_workers) + num_stops + num_outages * sum(num_workers))
     params = [dict(row.params or {}) for row in project.rows()]
     alone = train_alone(folder / "alone", study, params)
     for number, curve in curves(project).items():
@@ -88,4 +91,38 @@ def test_a_long_study_in_a_long_storm_loses_nothing(tmp_path: Path, database_url
         num_kills=60,
         num_stops=10,
         loader_workers=(0, 1),
+    )
+
+
+@pytest.mark.timeout(400)
+def test_a_study_in_a_storm_that_takes_its_server_away_loses_nothing(tmp_path: Path, own_server: Server) -> None:
+    """A worker each of two supervisors; three kills, and the database server killed and restarted in between."""
+    survive(
+        tmp_path,
+        own_server.url,
+        num_trials=4,
+        num_workers=(1, 1),
+        num_kills=3,
+        num_stops=0,
+        server=own_server,
+        num_outages=1,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_long_study_in_a_long_storm_that_takes_its_server_away_loses_nothing(
+    tmp_path: Path, own_server: Server
+) -> None:
+    """As the long storm; and the server is killed and restarted three times in between."""
+    survive(
+        tmp_path,
+        own_server.url,
+        num_trials=40,
+        num_workers=(3, 3),
+        num_kills=60,
+        num_stops=10,
+        loader_workers=(0, 1),
+        server=own_server,
+        num_outages=3,
     )

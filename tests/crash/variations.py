@@ -61,10 +61,11 @@ class Variation:
         parameters = {**_BASE["parameters"], **changes.pop("parameters", {})}
         return {**_BASE, "n_trials": self.num_trials, "parameters": parameters, **changes}
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path, storage: str | None = None) -> Path:
         """Write study file and trainable into a new folder; returns the folder."""
         folder.mkdir(parents=True)
-        (folder / "study.yaml").write_text(json.dumps(self.study, indent=1))  # JSON is YAML
+        study = self.study if storage is None else {**self.study, "storage": storage}
+        (folder / "study.yaml").write_text(json.dumps(study, indent=1))  # JSON is YAML
         shutil.copy(Path(__file__).with_name("user_code.py"), folder / "train.py")
         return folder
 

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,12 +51,17 @@ _PRELOADED = (
     "torch.optim.swa_utils",
     "sqlalchemy.dialects.sqlite",
 )
+_PRELOADED_IF_THERE = ("tunesafe.store.postgres", "sqlalchemy.dialects.postgresql.psycopg", "pymysql")
+"""The drivers of servers are extras."""
 
 
 def main() -> None:
     """Serve jobs until standard input ends."""
     for module in _PRELOADED:
         importlib.import_module(module)
+    for module in _PRELOADED_IF_THERE:
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(module)
     import torch
 
     torch.set_num_threads(1)

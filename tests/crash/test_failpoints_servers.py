@@ -1,0 +1,47 @@
+"""The same deaths on a database server, where a transaction outlives its process by a moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.harness import Check, Kill, Laboratory
+from tests.crash.places import deaths_at, in_turn
+from tests.crash.variations import BASE
+from tunesafe.failpoints import FAILPOINTS
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
+
+FEW = (
+    "open.schema",
+    "open.study",
+    "claim.in_transaction",
+    "report.in_transaction",
+    "checkpoint.in_transaction",
+    "finish.recorded",
+    "tell.in_transaction",
+)
+"""Inside every kind of transaction, and between ours and Optuna's."""
+
+
+def test_a_study_on_a_server_that_dies_again_and_again_ends_identical(
+    server_url: str, lab: Laboratory, survived: Check
+) -> None:
+    """Seven deaths in one study, compared with one on SQLite that nothing happened to."""
+    survived(lab.kill_at(BASE, [Kill(failpoint) for failpoint in FEW], server_url))
+
+
+@pytest.mark.slow
+def test_one_study_on_a_server_that_dies_at_every_failpoint_in_turn_ends_identical(
+    server_url: str, lab: Laboratory, survived: Check
+) -> None:
+    """None is left out."""
+    survived(lab.kill_at(BASE, [Kill(failpoint) for failpoint in in_turn()], server_url))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", FAILPOINTS)
+def test_a_study_on_a_server_killed_once_at_a_failpoint_ends_identical(
+    failpoint: str, server_url: str, lab: Laboratory, survived: Check
+) -> None:
+    """One death per study, in the middle of it."""
+    survived(lab.kill_at(BASE, deaths_at(failpoint, "middle", lab.reference(BASE)), server_url))
