@@ -45,6 +45,7 @@ from tunesafe.spec.parameters import (
     holds,
     sampling_order,
 )
+from tunesafe.spec.reader import parse
 from tunesafe.spec.sections import Checkpoint, EarlyStopping, Objective, Pruner, Sampler
 from tunesafe.spec.storage import mask_password, resolve_storage
 from tunesafe.spec.values import (
@@ -271,11 +272,20 @@ class StudySpec(Section):
             message: What is wrong, the value found, the nearest right one.
             key: The key is wrong, not its value.
         """
-        place, exact = locate(resolved(key_path, self._places), self._places, key=key)
+        path = resolved(key_path, self._places)
+        place, exact = locate(path, self._places, key=key)
+        message = self._in_notation(message, path)
         message = message if exact else f"{key_path}: {message}"
         if place is None:
             return SpecError(message)
         return SpecError(message, file=place.file, line=place.line, column=place.column)
+
+    def _in_notation(self, message: str, path: KeyPath) -> str:
+        """A message that begins with a number, in the file's notation: who checks an option knows its value only."""
+        number, space, rest = message.partition(" ")
+        notation = self._places.numbers.get(path)
+        is_it = notation is not None and str(parse(notation, file="").data) == number
+        return f"{notation}{space}{rest}" if is_it else message
 
     @contextmanager
     def placing(self, key_path: str | None = None) -> Iterator[None]:

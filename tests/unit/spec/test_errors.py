@@ -308,6 +308,18 @@ def test_later_faults_are_reported_at_their_place(tmp_path: Path) -> None:
     assert str(python.error("grace", "too short")) == "grace: too short"
 
 
+def test_a_number_that_is_found_wrong_later_is_echoed_as_it_is_written(tmp_path: Path) -> None:
+    """Those who hold options against Optuna's constructors know its value, not its notation."""
+    spec = load(spoil("{name: tpe}", "{name: tpe, n_startup_trials: 1.0e1, n_ei_candidates: 0x0}"), tmp_path)
+    judges = (
+        spec.error("sampler.n_startup_trials", "10.0 is not int."),
+        spec.error("sampler.n_ei_candidates", "0 is few."),
+    )
+    assert [error.message for error in judges] == ["1.0e1 is not int.", "0x0 is few."]
+    assert spec.error("sampler.n_startup_trials", "10 is not int.").message == "10 is not int."
+    assert spec.error("sampler.name", "10.0 is not int.").message == "10.0 is not int."
+
+
 JUNK = [
     None, True, 0, -1, 1.5, 2**62, "", "x", "off", "auto", "1h", [], [1, "a"], {}, {"a": 1}, {"name": "tpe"},
     {"type": "int"},
