@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.cli_project import STUDY, TRAIN, tunesafe, write_project
 from tests.integration.workers_project import Project, is_running, started, wait_for
 
 pytestmark = pytest.mark.timeout(240)
@@ -66,3 +67,16 @@ def test_whatever_user_code_does_to_its_process_costs_no_other_trial_anything(tm
     assert [row.attempt for row in project.rows()] == [2, 2, 1, 1, 1, 2, 1, 1]
     forked = int((tmp_path / "forked.pid").read_text())
     wait_for(lambda: not is_running(forked))
+
+
+def test_data_that_changed_their_length_are_refused_at_their_place_in_the_study_file(tmp_path: Path) -> None:
+    """The worker that finds it knows the key, the supervisor its line; no trial ends over it."""
+    study = STUDY.replace("budget: {examples: 64,", "budget: {passes: 2,").replace("n_trials: 3", "n_trials: 1")
+    write_project(tmp_path, study=study)
+    assert tunesafe("run", "study.yaml", cwd=tmp_path).code == 0
+    write_project(tmp_path, study=study.replace("n_trials: 1", "n_trials: 2"), train=TRAIN.replace("32", "33"))
+    run = tunesafe("run", "study.yaml", "--accept-changes", cwd=tmp_path)
+    assert run.code == 2
+    line = study.splitlines().index("budget: {passes: 2, virtual_epochs: 2}") + 1
+    assert f"study.yaml:{line}:9: the training set has 33 examples now; this study counts 32 to a pass" in run.err
+    assert "Traceback" not in run.err

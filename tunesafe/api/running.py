@@ -15,6 +15,7 @@ from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
 from tunesafe.executors import run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
+from tunesafe.store.engine import check_address
 from tunesafe.study.settling import Program
 from tunesafe.trial.importing import is_importing
 from tunesafe.trial.sources import fingerprint, sources
@@ -68,6 +69,8 @@ def check(spec: StudySpec, folder: Path, function: _Function | None) -> StudyPla
     """Validate what can be validated without training, and say what the study will do; nothing is created."""
     found = _trainable(spec, folder, function)
     _, pruner = judges(spec)
+    with spec.placing():
+        check_address(spec.storage)
     searched = {name: value for name, value in spec.parameters.items() if isinstance(value, Searched)}
     total = _total_examples(spec)
     return StudyPlan(

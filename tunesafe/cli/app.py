@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ import typer
 
 from tunesafe import __version__
 from tunesafe.cli import checking, exporting, reading, running, starting
-from tunesafe.errors import TunesafeError
+from tunesafe.errors import ExitCode, TunesafeError
 
 __all__ = ["main"]
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_DISK_ADVICE = "What the study had committed is unharmed. Free some space, then run the same command again."
 _app = typer.Typer(
     name="tunesafe",
     no_args_is_help=True,
@@ -78,4 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _DISK or os.environ.get("TUNESAFE_DEBUG"):
+            raise
+        where = error.filename or "a disk"
+        print(f"{where} cannot be written: {error.strerror}.\n{_DISK_ADVICE}", file=sys.stderr)
+        sys.exit(ExitCode.STORAGE)
     raise AssertionError("Typer always exits")

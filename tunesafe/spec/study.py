@@ -275,9 +275,9 @@ class StudySpec(Section):
         path = resolved(key_path, self._places)
         place, exact = locate(path, self._places, key=key)
         message = self._in_notation(message, path)
-        message = message if exact else f"{key_path}: {message}"
         if place is None:
-            return SpecError(message)
+            return SpecError(message, key=key_path)
+        message = message if exact else f"{key_path}: {message}"
         return SpecError(message, file=place.file, line=place.line, column=place.column)
 
     def _in_notation(self, message: str, path: KeyPath) -> str:

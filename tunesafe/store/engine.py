@@ -8,8 +8,10 @@ other one committed, which claims and sweeps rely on.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from tunesafe.store.urls import canonical_url, display_url, sqlite_path
 
 __all__ = [
     "apply_pragmas",
+    "check_address",
     "clock",
     "connect_kwargs",
     "database_now",
@@ -77,6 +80,17 @@ def connect_kwargs(url: str | URL) -> dict[str, Any]:
     if canonical.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": _BUSY_SECONDS}}
     return server_kwargs(canonical)
+
+
+def check_address(url: str | URL) -> None:
+    """Refuse the address of a SQLite file that cannot be a study's database; servers are not asked.
+
+    Raises:
+        SpecError: If there can be none: no such folder, not writable, not SQLite.
+    """
+    path = sqlite_path(canonical_url(url))
+    if path is not None:
+        _check_file(path, must_exist=False)
 
 
 def open_engine(url: str | URL) -> Engine:
@@ -255,8 +269,7 @@ def _check_file(path: Path, *, must_exist: bool) -> None:
             raise SpecError(
                 f"the folder {path.parent} does not exist. Nothing was created. Create it first.", key="storage"
             )
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise SpecError(f"the folder {path.parent} cannot be written. Nothing was created.", key="storage")
+        _check_folder(path.parent)
         return
     if path.is_dir():
         raise SpecError(
@@ -271,3 +284,16 @@ def _check_file(path: Path, *, must_exist: bool) -> None:
         raise SpecError(f"{path} is not a SQLite database. Nothing was changed. Name another file.", key="storage")
     if not must_exist and not os.access(path, os.W_OK):
         raise SpecError(f"{path} cannot be written. Nothing was changed. Check its permissions.", key="storage")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which no file can be made: by trying, for root may write where the kernel lets nobody."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            return  # the right place, but a disk in trouble: that is for the first write to say
+        raise SpecError(
+            f"no file can be made in the folder {folder} ({error.strerror}). Nothing was created. Name another place.",
+            key="storage",
+        ) from error

@@ -107,7 +107,8 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     patience = Patience(min(spec.storage_timeout, _OPENING_SECONDS))
-    return patience(_open, spec, program, sampler, pruner, accept_changes)
+    with spec.placing():
+        return patience(_open, spec, program, sampler, pruner, accept_changes)
 
 
 def _open(
@@ -117,8 +118,7 @@ def _open(
         with first_open_lock(spec.storage):
             failpoint("open.locked")
             _refuse_foreign(spec)
-            with spec.placing():
-                engine = open_engine(spec.storage)
+            engine = open_engine(spec.storage)
             undo.callback(engine.dispose)
             upgrade(engine)
             failpoint("open.schema")
