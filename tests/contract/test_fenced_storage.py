@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import optuna
 import pytest
 import sqlalchemy as sa
@@ -126,6 +128,49 @@ def test_past_trials_are_shown_with_the_current_range(storage, study_id):
         [trial] = storage.get_all_trials(study_id)
         assert trial.distributions == {"x": expected, "c": CategoricalDistribution(["a", "b"])}
         assert trial.params == {"x": 0.5, "c": "a"}
+
+
+def test_a_finished_trial_is_compared_with_the_current_ranges_once(storage, study_id, monkeypatch):
+    """Ranges that stay as they are change nothing about thousands of trials, so nobody looks through them again."""
+    template = create_trial(params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}, value=1.0)
+    with storage.guarded(lambda connection: None):
+        storage.create_new_trial(study_id, template)
+    compared = []
+    monkeypatch.setattr("tunesafe.study.fenced._same", lambda one, other: compared.append(one) or one == other)
+    for high, times in ((2, 1), (2, 1), (3, 2)):
+        storage.show({"x": FloatDistribution(0, high)})
+        for _ in range(2):
+            [trial] = storage.get_all_trials(study_id)
+            assert trial.distributions["x"].high == high
+        assert len(compared) == times
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_collected_while_all_trials_are_read(storage, study_id, monkeypatch, collects):
+    """Where thousands are read for the first time, that takes as long as reading; whoever collects goes on after it."""
+    seen = []
+    read = storage._inner.get_all_trials
+    monkeypatch.setattr(
+        storage._inner, "get_all_trials", lambda *args, **kwargs: seen.append(gc.isenabled()) or read(*args, **kwargs)
+    )
+    try:
+        (gc.enable if collects else gc.disable)()
+        storage.get_all_trials(study_id)
+        with pytest.raises(KeyError):
+            storage.get_all_trials(study_id + 1)
+        assert seen == [False, False]
+        assert gc.isenabled() is collects
+    finally:
+        gc.enable()
+
+
+def test_what_optuna_has_read_is_not_expired_with_its_sessions(storage, trial_id):
+    """Optuna is through with a session when it commits; a session that is used again begins with nothing."""
+    sessions = []
+    event.listen(storage._rdb.scoped_session, "after_commit", sessions.append)
+    storage.get_trial(trial_id)
+    assert [session.expire_on_commit for session in sessions] == [False]
+    assert not list(sessions[0].identity_map)
 
 
 def test_optunas_connections_have_our_pragmas(storage, trial_id):

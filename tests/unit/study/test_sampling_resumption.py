@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, NopPruner
+from optuna.pruners import BasePruner, NopPruner, _filter_study
+from optuna.search_space import intersection
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from tunesafe.schedulers.pruning import build_pruner
 from tunesafe.study.sampling import SeededSampler, build_sampler
@@ -297,3 +298,48 @@ def test_a_grid_takes_initial_trials_beside_its_points():
         study.tell(trial, 0.0)
     assert len(study.trials) == 1 + 6
     assert len({(t.params["x"], t.params["y"]) for t in study.trials[1:]}) == 6
+
+
+@pytest.mark.parametrize(
+    ("case", "pruner"), [("tpe", "nop"), ("cma-es", "nop"), ("nsga-ii", "nop"), ("gp", "nop"), ("tpe", "hyperband")]
+)
+@given(ends=st.lists(st.tuples(st.booleans(), st.sampled_from(["complete", "pruned", "fail"])), max_size=12))
+@settings(max_examples=25)
+def test_the_common_parameters_are_those_a_new_process_finds(case, pruner, ends):
+    """Going on from what earlier trials had in common saves looking through all of them, and changes nothing.
+
+    Whatever the trials' parameters, in whatever order and however they end, some of them while others run.
+    """
+    storage = InMemoryStorage()
+    study = open_study(storage, case, lambda: build_pruner(pruner, {}, max_resource=9))
+    running = []
+    for has_momentum, end in ends:
+        trial = study.ask()
+        frozen = storage.get_trial(trial._trial_id)
+        seen = _filter_study(study, frozen)
+        found = study.sampler.infer_relative_search_space(seen, frozen)
+        fresh = open_study(storage, case, NopPruner).sampler
+        assert found == fresh.infer_relative_search_space(seen, frozen)
+        trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        if has_momentum:
+            trial.suggest_float("momentum", 0.0, 0.99)
+        running.append((trial, end))
+        if end != "fail":  # the longest at work ends first, or only much later
+            first, how = running.pop(0 if has_momentum else -1)
+            study.tell(first, 1.0 if how == "complete" else None, state=TrialState[how.upper()])
+
+
+def test_a_later_draw_goes_on_where_the_last_one_stopped(monkeypatch):
+    """A sampler made for one trial does not compare the parameters of all trials before it."""
+    looked_from = []
+    calculate = intersection._calculate
+
+    def look(trials, include_pruned, space, since):
+        looked_from.append(since)
+        return calculate(trials, include_pruned, space, since)
+
+    monkeypatch.setattr(intersection, "_calculate", look)
+    study = open_study(InMemoryStorage(), "tpe", NopPruner)
+    for _ in range(4):
+        work(study, study.ask()._trial_id, MIXED)
+    assert looked_from == [-1, 0, 1, 2]
