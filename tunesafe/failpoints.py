@@ -34,6 +34,8 @@ FAILPOINTS: dict[str, str] = {
     "report.applied": "the report is applied to Optuna, not yet returned to user code",
     "capture.before": "a checkpoint is due, nothing is captured",
     "capture.after": "the state is captured in memory",
+    "pack.written": "all bytes of a pack are written, and not yet durable",
+    "pack.durable": "a pack is durable, no row names it",
     "blob.written": "one more blob is written, the checkpoint is not committed",
     "checkpoint.in_transaction": "inside the transaction that commits a checkpoint",
     "checkpoint.committed": "the checkpoint is durable, older ones are not removed",

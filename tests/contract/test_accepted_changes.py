@@ -13,6 +13,7 @@ from tests.unit.study.studies import Desk, complete, opened, snapshot
 from tunesafe.contracts import AttributeWrite, Verdict
 from tunesafe.errors import ChangeRefusedError, LeaseLostError
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.packs import packs_beside
 from tunesafe.study.ledger import Decision
 
 
@@ -38,7 +39,7 @@ def test_trials_in_mid_training_begin_again_when_what_measures_them_changes(
         claim = desk.claim()
         params = desk.ledger.draw(claim)
         desk.report(claim, 0.5, 0.25)
-        store = CheckpointStore(study.engine, study.row.uuid)
+        store = CheckpointStore(study.engine, study.row.uuid, packs_beside(study.engine.url))
         store.save(snapshot(2), number=1, fence=claim.fence)
         with (
             pytest.raises(ChangeRefusedError, match="trials in mid-training begin again"),
@@ -49,7 +50,10 @@ def test_trials_in_mid_training_begin_again_when_what_measures_them_changes(
         with opened(database_url, accept=True, **changes) as changed:
             after = Desk(changed)
             assert after.records(1) == []
-            assert [info.number for info in CheckpointStore(changed.engine, changed.row.uuid).infos()] == []
+            assert [
+                info.number
+                for info in CheckpointStore(changed.engine, changed.row.uuid, packs_beside(changed.engine.url)).infos()
+            ] == []
             first, second = changed.optuna.trials
             assert (first.state.name, first.intermediate_values) == ("COMPLETE", {1: 1.0})
             assert second.intermediate_values == {}

@@ -42,6 +42,7 @@ from tunesafe.store import blobs, claims, events, logs, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import database_now, read_only_engine, reading, writing
 from tunesafe.store.first_open import first_open_lock
+from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 
 NAN, INF = float("nan"), float("inf")
@@ -122,7 +123,7 @@ def test_a_trial_goes_through_its_life_and_a_stale_fence_writes_nothing(engine: 
         assert claims.retake(c, study, row, ELSEWHERE, LEASE) is None
         assert claims.find_token(c, study, first.token) is None
         before = claims.trial_row(c, study, 0)
-    store = CheckpointStore(engine, study)
+    store = CheckpointStore(engine, study, packs_beside(engine.url))
     stale: list[Callable[[Connection], object]] = [
         lambda c: claims.check_fence(c, study, 0, 1),
         lambda c: claims.renew(c, study, 0, 1, LEASE),
@@ -246,7 +247,7 @@ def test_events_and_logs_come_back_in_order(engine: Engine) -> None:
 def test_a_state_comes_back_bit_by_bit_and_equal_bytes_are_stored_once(engine: Engine) -> None:
     """Empty tensors, equal ones, and more than a chunk of them; a further checkpoint stores what is new."""
     study, _ = claimed_study(engine)
-    store = CheckpointStore(engine, study)
+    store = CheckpointStore(engine, study, packs_beside(engine.url))
     large = bytes(range(256)) * (blobs.CHUNK_BYTES // 256) + b"tail"
     tensors = [b"", b"abc", large, b"abc", bytes(1000)]
     first = store.save(snapshot(1, tensors, structure='{"é": "\ud800"}'), number=0, fence=1)
@@ -329,7 +330,7 @@ def test_savers_and_sweepers_of_the_same_bytes_do_not_harm_each_other(engine: En
     with writing(engine) as c:
         study = new_study(c)
         fences = {number: claim(c, study, number).fence for number in range(3)}
-    store = CheckpointStore(engine, study)
+    store = CheckpointStore(engine, study, packs_beside(engine.url))
     failures: list[BaseException] = []
 
     def everything(infos: Sequence[CheckpointInfo]) -> list[int]:

@@ -92,8 +92,9 @@ def _checkpoints(engine: Any, uuid: str) -> Outcome:
     """Every kept checkpoint: loaded, verified, decoded, and hashed tensor by tensor."""
     from tunesafe.state.codec import decode
     from tunesafe.store.checkpoints import CheckpointStore
+    from tunesafe.store.packs import packs_beside
 
-    store = CheckpointStore(engine, uuid)
+    store = CheckpointStore(engine, uuid, packs_beside(engine.url))
     kept: dict[str, Any] = {}
     for info in store.infos():
         state = store.load(info)

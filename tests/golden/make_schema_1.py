@@ -72,7 +72,7 @@ def make(path: Path) -> None:
         records.insert_record(c, STUDY, 0, 1, RECORD)
         events.append_event(c, STUDY, Event("claimed", 0, {"attempt": 1}))
         logs.append_log(c, STUDY, LogChunk(0, 1, "epoch 1\n"))
-    CheckpointStore(engine, STUDY).save(SNAPSHOT, number=0, fence=1)
+    CheckpointStore(engine, STUDY, None).save(SNAPSHOT, number=0, fence=1)
     with writing(engine) as c:
         claims.record_outcome(c, STUDY, 0, 1, OUTCOME)
         claims.mark_told(c, STUDY, 0, 1)

@@ -16,6 +16,7 @@ from tunesafe.store import claims, events, logs, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import database_now, read_only_engine, reading
 from tunesafe.store.migrations import schema_version
+from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 from tunesafe.store.tallies import count_events
 from tunesafe.store.urls import display_url
@@ -131,7 +132,7 @@ class StoredStudy:
     def checkpoints(self, number: int) -> list[CheckpointInfo]:
         """The checkpoints a trial has, newest first."""
         with _engine(self.url) as engine:
-            return CheckpointStore(engine, self.row().uuid).infos(number)
+            return CheckpointStore(engine, self.row().uuid, packs_beside(engine.url)).infos(number)
 
     def state(self, checkpoint: CheckpointInfo) -> StoredState:
         """A checkpoint, verified.
@@ -140,7 +141,7 @@ class StoredStudy:
             DamagedError: If it is not what was written.
         """
         with _engine(self.url) as engine:
-            return CheckpointStore(engine, self.row().uuid).load(checkpoint)
+            return CheckpointStore(engine, self.row().uuid, packs_beside(engine.url)).load(checkpoint)
 
     def _no_trial(self, connection: Connection, row: studies.StudyRow, number: int) -> str:
         trials = claims.trial_rows(connection, row.uuid)

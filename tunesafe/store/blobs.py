@@ -1,15 +1,17 @@
-"""Bytes by their hash, stored once in a study, in rows of at most 4 MiB.
+"""Bytes by their hash, stored once in a study: in rows of at most 4 MiB, or in a pack beside the database.
 
 A blob's row and its chunks are written in one transaction, so a chunk without a row is garbage
-for certain. A blob found damaged is marked, not removed: the next save of the same bytes writes
-them again in place, which heals every checkpoint that names it.
+for certain. A pack is there before the rows that name it. A blob found damaged is marked, not
+removed: the next save of the same bytes writes them again, which heals every checkpoint that
+names it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
@@ -17,11 +19,13 @@ from sqlalchemy.exc import IntegrityError
 
 from tunesafe.store.engine import clock
 from tunesafe.store.faults import TransientStorageError
+from tunesafe.store.packs import PackFolder, Place
 from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
 
 __all__ = [
     "CHUNK_BYTES",
     "Content",
+    "Gone",
     "chunkless",
     "content_hash",
     "delete_chunks",
@@ -30,6 +34,7 @@ __all__ = [
     "find_intact",
     "lock_intact",
     "mark_damaged",
+    "needed_places",
     "orphans",
     "read_blobs",
     "write_blobs",
@@ -38,6 +43,7 @@ __all__ = [
 CHUNK_BYTES = 4 << 20
 """Size of a chunk: MariaDB's default packet is 16 MiB, and escaping can double zeros."""
 _IDS_AT_ONCE = 500
+_NOWHERE: Mapping[str, Place] = MappingProxyType({})
 _T = TypeVar("_T")
 
 
@@ -52,6 +58,27 @@ class Content:
 
     hash: str
     data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Blobs whose rows are deleted, and whose bytes are still to be.
+
+    Args:
+        chunks: Sizes of those that are in chunks [bytes], by id.
+        places: Where the others are.
+    """
+
+    chunks: dict[int, int] = field(default_factory=dict)
+    places: tuple[Place, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to delete."""
+        return not self.chunks and not self.places
+
+    def __or__(self, other: Gone) -> Gone:
+        return Gone(self.chunks | other.chunks, self.places + other.places)
 
 
 def content_hash(data: memoryview | bytes | bytearray) -> str:
@@ -75,8 +102,16 @@ def find_blobs(connection: Connection, uuid: str, hashes: Collection[str]) -> di
     return _find(connection, uuid, hashes)
 
 
-def write_blobs(connection: Connection, uuid: str, contents: Sequence[Content]) -> dict[str, int]:
+def write_blobs(
+    connection: Connection, uuid: str, contents: Sequence[Content], places: Mapping[str, Place] = _NOWHERE
+) -> dict[str, int]:
     """Write bytes that ``find_intact`` did not find; return their ids by hash.
+
+    Args:
+        connection: In a write transaction.
+        uuid: The study.
+        contents: The bytes.
+        places: Where some of them are already, by hash; all others go into chunks.
 
     Raises:
         TransientStorageError: If another worker writes the same bytes at this moment.
@@ -85,8 +120,14 @@ def write_blobs(connection: Connection, uuid: str, contents: Sequence[Content]) 
     damaged = _find(connection, uuid, by_hash, intact=0, lock="update")
     if damaged:
         delete_chunks(connection, damaged.values())
-        connection.execute(update(blobs).where(blobs.c.blob_id.in_(damaged.values())).values(intact=1))
-    new = [{"study": uuid, "hash": h, "num_bytes": c.data.nbytes} for h, c in by_hash.items() if h not in damaged]
+        for name, blob_id in damaged.items():
+            row = update(blobs).where(blobs.c.blob_id == blob_id)
+            connection.execute(row.values(intact=1, **_place_values(places.get(name))))
+    new = [
+        {"study": uuid, "hash": name, "num_bytes": content.data.nbytes, **_place_values(places.get(name))}
+        for name, content in by_hash.items()
+        if name not in damaged
+    ]
     try:
         if new:
             connection.execute(insert(blobs).values(intact=1, created_at=clock()), new)
@@ -97,7 +138,7 @@ def write_blobs(connection: Connection, uuid: str, contents: Sequence[Content]) 
     ids = _find(connection, uuid, by_hash)
     batch: list[dict[str, object]] = []
     batch_bytes = 0
-    for blob_id, seq, data in _chunks(by_hash.values(), ids):
+    for blob_id, seq, data in _chunks([content for name, content in by_hash.items() if name not in places], ids):
         if batch and batch_bytes + len(data) > CHUNK_BYTES:
             connection.execute(insert(blob_chunks), batch)
             batch, batch_bytes = [], 0
@@ -108,15 +149,20 @@ def write_blobs(connection: Connection, uuid: str, contents: Sequence[Content]) 
     return ids
 
 
-def read_blobs(connection: Connection, sizes: dict[int, int]) -> Iterator[tuple[int, bytearray]]:
-    """Read blobs into writable memory, in ascending order of id.
+def read_blobs(
+    connection: Connection, sizes: dict[int, int], packs: PackFolder | None
+) -> Iterator[tuple[int, bytearray]]:
+    """Read blobs into writable memory, those in chunks in ascending order of id.
 
     ``sizes`` [bytes] by id are what a manifest gives. What is stored may be shorter or longer if it
     is damaged, and a blob that is not there comes as no bytes: verify.
     """
+    places = _places(connection, sizes)
+    for blob_id, place in places.items():
+        yield blob_id, bytearray() if packs is None else packs.read(place)
     small: list[int] = []
     small_bytes = 0
-    for blob_id in sorted(sizes):
+    for blob_id in sorted(sizes.keys() - places.keys()):
         if small and (small_bytes + sizes[blob_id] > CHUNK_BYTES or len(small) == _IDS_AT_ONCE):
             yield from _read_small(connection, small)
             small, small_bytes = [], 0
@@ -135,25 +181,36 @@ def mark_damaged(connection: Connection, blob_ids: Collection[int]) -> None:
         connection.execute(update(blobs).where(blobs.c.blob_id.in_(some)).values(intact=0))
 
 
-def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> dict[int, int]:
-    """Delete the rows of those blobs that no checkpoint names; their chunks are for ``delete_chunks``.
-
-    Returns their sizes [bytes], by id.
+def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> Gone:
+    """Delete the rows of those blobs that no checkpoint names; their bytes are deleted later, by the caller.
 
     The rows are locked first and asked about in a second statement: a save that is about to name
     one either has committed when we ask, or finds no row when it looks.
     """
-    gone: dict[int, int] = {}
+    gone = Gone()
     for some in _groups(sorted(candidates)):
-        query = select(blobs.c.blob_id, blobs.c.num_bytes).where(blobs.c.blob_id.in_(some))
-        locked = connection.execute(query.order_by(blobs.c.blob_id).with_for_update())
-        sizes = {row.blob_id: row.num_bytes for row in locked}
-        named = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.blob_id.in_(list(sizes))).distinct()
+        query = select(blobs.c.blob_id, blobs.c.num_bytes, blobs.c.pack, blobs.c.pack_offset)
+        query = query.where(blobs.c.blob_id.in_(some)).order_by(blobs.c.blob_id).with_for_update()
+        rows = {row.blob_id: row for row in connection.execute(query)}
+        named = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.blob_id.in_(list(rows))).distinct()
         for blob_id in connection.execute(named).scalars():
-            del sizes[blob_id]
-        connection.execute(delete(blobs).where(blobs.c.blob_id.in_(list(sizes))))
-        gone |= sizes
+            del rows[blob_id]
+        connection.execute(delete(blobs).where(blobs.c.blob_id.in_(list(rows))))
+        gone |= Gone(
+            {row.blob_id: row.num_bytes for row in rows.values() if row.pack is None},
+            tuple(_place(row.pack, row.pack_offset, row.num_bytes) for row in rows.values() if row.pack is not None),
+        )
     return gone
+
+
+def needed_places(connection: Connection, packs: Collection[str] | None = None) -> dict[str, list[Place]]:
+    """The places that rows name, by pack; of all packs or of some."""
+    query = select(blobs.c.pack, blobs.c.pack_offset, blobs.c.num_bytes).where(blobs.c.pack.is_not(None))
+    needed: dict[str, list[Place]] = {}
+    for some in [None] if packs is None else _groups(packs):
+        for row in connection.execute(query if some is None else query.where(blobs.c.pack.in_(some))):
+            needed.setdefault(row.pack, []).append(_place(row.pack, row.pack_offset, row.num_bytes))
+    return needed
 
 
 def delete_chunks(connection: Connection, blob_ids: Collection[int]) -> None:
@@ -174,6 +231,26 @@ def chunkless(connection: Connection) -> dict[int, int]:
     there = exists().where(blobs.c.blob_id == blob_chunks.c.blob_id)
     query = select(blob_chunks.c.blob_id, func.count()).where(~there).group_by(blob_chunks.c.blob_id)
     return {blob_id: count * CHUNK_BYTES for blob_id, count in connection.execute(query)}
+
+
+def _places(connection: Connection, sizes: Mapping[int, int]) -> dict[int, Place]:
+    """Where those blobs are that are in packs, by id, in the order of their bytes; sizes as the caller knows them."""
+    found: dict[int, Place] = {}
+    for some in _groups(sizes):
+        query = select(blobs.c.blob_id, blobs.c.pack, blobs.c.pack_offset)
+        query = query.where(blobs.c.blob_id.in_(some), blobs.c.pack.is_not(None))
+        for row in connection.execute(query):
+            found[row.blob_id] = _place(row.pack, row.pack_offset, sizes[row.blob_id])
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _place(pack: object, offset: object, num_bytes: int) -> Place:
+    # SQLite keeps whatever is put into a column; what cannot be a place is a place where nothing is.
+    return Place(pack, offset, num_bytes) if isinstance(pack, str) and isinstance(offset, int) else Place("", 0, 0)
+
+
+def _place_values(place: Place | None) -> dict[str, object]:
+    return {"pack": None, "pack_offset": None} if place is None else {"pack": place.pack, "pack_offset": place.offset}
 
 
 def _find(

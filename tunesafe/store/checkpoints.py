@@ -1,17 +1,15 @@
 """Whole states, stored whole or not at all, read back only as they were.
 
-Bytes first, in transactions of their own; last, in one transaction, the row that makes them a
-checkpoint: it checks the fence, locks the blobs it names against a sweep, says how far the trial
-has come, and (in SQLite) forgets the checkpoints this one makes superfluous. A small state then
-costs one commit altogether. Everything has a hash (the manifest too), and everything is verified
-when it is read.
+Bytes first, in a pack beside the database or in transactions of their own; last, in one
+transaction, the row that makes them a checkpoint: it checks the fence, locks the blobs it names
+against a sweep, says how far the trial has come, and (in SQLite) forgets the checkpoints this one
+makes superfluous. A small state then costs one commit altogether. Everything has a hash (the
+manifest too), and everything is verified when it is read.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select
@@ -20,10 +18,12 @@ from tunesafe.contracts import CheckpointInfo, Position, Snapshot, StoredState
 from tunesafe.errors import DamagedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
-from tunesafe.store.blobs import Content, content_hash
+from tunesafe.store.blobs import Gone, content_hash
 from tunesafe.store.claims import advance, check_fence
 from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
+from tunesafe.store.manifests import Described, describe, digest, parts_of
+from tunesafe.store.packs import PackFolder, Place
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
 __all__ = ["CheckpointStore", "Surplus", "forget_trial"]
@@ -43,27 +43,17 @@ class _FoundDamaged(DamagedError):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """A snapshot with the names of its bytes."""
-
-    position: Position
-    manifest_json: str
-    digest: str
-    num_bytes: int
-    contents: dict[str, Content]
-
-
 class CheckpointStore:
     """The checkpoints of one study.
 
     Args:
         engine: From ``open_engine``; one from ``read_only_engine`` can list and load.
         uuid: The study.
+        packs: Where large bytes are, from ``packs_beside``; ``None`` for in the database as well.
     """
 
-    def __init__(self, engine: Engine, uuid: str) -> None:
-        self._engine, self._uuid = engine, uuid
+    def __init__(self, engine: Engine, uuid: str, packs: PackFolder | None) -> None:
+        self._engine, self._uuid, self._packs = engine, uuid, packs
 
     def save(
         self, snapshot: Snapshot, *, number: int, fence: int, surplus: Surplus = lambda infos: ()
@@ -80,16 +70,17 @@ class CheckpointStore:
             LeaseLostError: If the trial has been claimed again since; no checkpoint was made.
             StorageError: If the database cannot be written; no checkpoint was made, older ones are unharmed.
         """
-        described = _describe(snapshot, self._uuid, number)
+        described = describe(snapshot, self._uuid, number)
+        places: Mapping[str, Place] = {}  # what a failed attempt has written to a pack serves the next one
         for attempt in range(1, _SAVE_ATTEMPTS + 1):
             try:
-                self._write_large(described, number, fence)
-                info, left = self._commit(described, number, fence, surplus)
+                places = self._write_large(described, number, fence, places)
+                info, left = self._commit(described, number, fence, surplus, places)
                 break
             except TransientStorageError:
                 if attempt == _SAVE_ATTEMPTS:
                     raise
-        self._delete_chunks(left)
+        self._delete_bytes(left)
         failpoint("checkpoint.swept")
         return info
 
@@ -135,55 +126,75 @@ class CheckpointStore:
         if checkpoint_ids:
             with writing(self._engine) as connection:
                 left = _forget(connection, checkpoint_ids)
-            self._delete_chunks(left)
+            self._delete_bytes(left)
         failpoint("checkpoint.swept")
 
     def sweep_orphans(self, older_than_seconds: float = 3600.0) -> None:
         """Remove what killed saves and sweeps left behind; a save in progress is younger than that."""
         with writing(self._engine) as connection:
             gone = blobs.delete_unreferenced(connection, blobs.orphans(connection, self._uuid, older_than_seconds))
-            left = blobs.chunkless(connection)
-        self._delete_chunks(left | gone)
+            left = Gone(blobs.chunkless(connection)) | gone
+        self._delete_bytes(left)
+        if self._packs is not None:
+            with reading(self._engine) as connection:
+                needed = blobs.needed_places(connection)
+            with translated(self._engine.url):
+                self._packs.sweep(needed, older_than_seconds)
 
-    def _delete_chunks(self, sizes: Mapping[int, int]) -> None:
+    def _delete_bytes(self, gone: Gone) -> None:
         # A few megabytes at a time: a sweep of gigabytes must not keep others' leases waiting.
-        for batch in _batches(sizes.items(), lambda item: item[1]):
+        for batch in _batches(gone.chunks.items(), lambda item: item[1]):
             with writing(self._engine) as connection:
                 blobs.delete_chunks(connection, [blob_id for blob_id, _ in batch])
+        if gone.places and self._packs is not None:
+            with reading(self._engine) as connection:
+                needed = blobs.needed_places(connection, {place.pack for place in gone.places})
+            with translated(self._engine.url):
+                self._packs.free(gone.places, needed)
 
-    def _write_large(self, described: _Described, number: int, fence: int) -> None:
-        """Write new bytes ahead of the commit, if they are too many for its transaction."""
+    def _write_large(
+        self, described: Described, number: int, fence: int, places: Mapping[str, Place]
+    ) -> Mapping[str, Place]:
+        """Write new bytes ahead of the commit, if they are too many for its transaction.
+
+        Returns:
+            Where they are, by hash, if that is in packs; with what an earlier attempt has written.
+        """
         if described.num_bytes <= _ONE_TRANSACTION_BYTES:
-            return
+            return places
         with reading(self._engine) as connection:
             check_fence(connection, self._uuid, number, fence)
             there = blobs.find_intact(connection, self._uuid, described.contents)
-        new = [content for name, content in described.contents.items() if name not in there]
+        new = [c for name, c in described.contents.items() if name not in there and name not in places]
         if sum(content.data.nbytes for content in new) <= _ONE_TRANSACTION_BYTES:
-            return
-        for batch in _batches(new, lambda content: content.data.nbytes):
-            with translated(self._engine.url):
+            return places
+        with translated(self._engine.url):
+            if self._packs is not None:
+                written = self._packs.write([content.data for content in new])
+                return {**places, **{content.hash: place for content, place in zip(new, written, strict=True)}}
+            for batch in _batches(new, lambda content: content.data.nbytes):
                 with writing(self._engine) as connection:
                     blobs.write_blobs(connection, self._uuid, batch)
                 for _ in batch:
                     failpoint("blob.written")
+        return places
 
     def _commit(
-        self, described: _Described, number: int, fence: int, surplus: Surplus
-    ) -> tuple[CheckpointInfo, Mapping[int, int]]:
-        """Make it a checkpoint; also return the sizes of the blobs whose bytes are still to be deleted, by id."""
+        self, described: Described, number: int, fence: int, surplus: Surplus, places: Mapping[str, Place]
+    ) -> tuple[CheckpointInfo, Gone]:
+        """Make it a checkpoint; also return the blobs whose bytes are still to be deleted."""
 
-        def forget(connection: Connection) -> Mapping[int, int]:
+        def forget(connection: Connection) -> Gone:
             unwanted = set(surplus(_infos(connection, self._uuid, number))) - {info.checkpoint_id}
-            return _forget(connection, unwanted, loose) if unwanted or loose else {}
+            return _forget(connection, unwanted, loose) if unwanted or loose else Gone()
 
         # Where writers take turns, one commit does it all. Where they do not, two savers would wait for each
         # other: each locks the bytes it names, and then those it forgets, which the other may be about to name.
         together = self._engine.dialect.name == "sqlite"
-        left: Mapping[int, int] = {}
+        left = Gone()
         with writing(self._engine) as connection:
             advance(connection, self._uuid, number, fence, described.position.examples_seen)
-            info, loose = self._put(connection, described, number, fence)
+            info, loose, unused = self._put(connection, described, number, fence, places)
             if together:
                 left = forget(connection)
             failpoint("checkpoint.in_transaction")
@@ -191,24 +202,31 @@ class CheckpointStore:
         if not together:
             with writing(self._engine) as connection:
                 left = forget(connection)
-        return info, left
+        return info, left | Gone(places=tuple(unused))
 
     def _put(
-        self, connection: Connection, described: _Described, number: int, fence: int
-    ) -> tuple[CheckpointInfo, Collection[int]]:
-        """Write row and missing bytes; also return the blobs that a row in its place has named until now."""
+        self, connection: Connection, described: Described, number: int, fence: int, places: Mapping[str, Place]
+    ) -> tuple[CheckpointInfo, Collection[int], Collection[Place]]:
+        """Write row and missing bytes.
+
+        Returns:
+            The checkpoint, the blobs that a row in its place has named until now, and bytes that were
+            written to a pack although another worker had stored them meanwhile.
+        """
         position, uuid = described.position, self._uuid
         ids = blobs.lock_intact(connection, uuid, described.contents)
         new = [content for name, content in described.contents.items() if name not in ids]
         if new:
-            ids |= blobs.write_blobs(connection, uuid, new)
+            ids |= blobs.write_blobs(connection, uuid, new, places)
             for _ in new:
                 failpoint("blob.written")
+        written = {content.hash for content in new}
+        unused = [place for name, place in places.items() if name not in written]
         old = connection.execute(select(checkpoints).where(*_at(uuid, number, position))).one_or_none()
         loose: Collection[int] = ()
         if old is not None:
             if not new and (old.manifest_json, old.digest) == (described.manifest_json, described.digest):
-                return _info(old), loose
+                return _info(old), loose, unused
             # Damaged since, or trained again and come out differently: what is true now counts.
             loose = _delete_rows(connection, [old.checkpoint_id])
         now = database_now(connection)
@@ -226,32 +244,29 @@ class CheckpointStore:
         (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
         named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in ids.values()]
         connection.execute(insert(checkpoint_blobs), named)
-        return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now), loose
+        return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now), loose, unused
 
     def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
         by_id = checkpoints.c.checkpoint_id == info.checkpoint_id
         row = connection.execute(select(checkpoints.c.manifest_json, checkpoints.c.digest).where(by_id)).one_or_none()
         if row is None:
             raise _damaged(info, "it has been removed")
-        if row.digest != _digest(self._uuid, info.number, info.position, row.manifest_json):
+        if row.digest != digest(self._uuid, info.number, info.position, row.manifest_json):
             raise _damaged(info, "its manifest no longer matches its hash")
-        manifest = json.loads(row.manifest_json)
-        structure_hash, structure_bytes = manifest["structure"]
-        parts = [("its structure", structure_hash, structure_bytes)]
-        parts += [(f"tensor {path!r}", name, size) for path, _, _, name, size in manifest["tensors"]]
-        sizes = {name: size for _, name, size in parts}
+        parts = parts_of(row.manifest_json)
+        sizes = {part.hash: part.num_bytes for part in parts}
         ids = blobs.find_blobs(connection, self._uuid, sizes)
         names = {blob_id: name for name, blob_id in ids.items()}
         intact: dict[str, bytearray] = {}
-        for blob_id, data in blobs.read_blobs(connection, {ids[name]: sizes[name] for name in ids}):
+        for blob_id, data in blobs.read_blobs(connection, {ids[name]: sizes[name] for name in ids}, self._packs):
             if content_hash(data) == names[blob_id]:
                 intact[names[blob_id]] = data
-        for what, name, _ in parts:
-            if name not in intact:
-                found = "no longer matches its hash" if name in ids else "is missing"
-                raise _damaged(info, f"{what} {found}", [ids[h] for h in ids if h not in intact])
-        structure = intact[structure_hash].decode("utf-8", "surrogatepass")
-        return StoredState(info, structure, _own_bytes(intact, [name for _, name, _ in parts[1:]]))
+        for part in parts:
+            if part.hash not in intact:
+                found = "no longer matches its hash" if part.hash in ids else "is missing"
+                raise _damaged(info, f"{part.what} {found}", [ids[name] for name in ids if name not in intact])
+        structure = intact[parts[0].hash].decode("utf-8", "surrogatepass")
+        return StoredState(info, structure, _own_bytes(intact, [part.hash for part in parts[1:]]))
 
 
 def forget_trial(connection: Connection, uuid: str, number: int) -> int:
@@ -259,38 +274,6 @@ def forget_trial(connection: Connection, uuid: str, number: int) -> int:
     ids = [info.checkpoint_id for info in _infos(connection, uuid, number)]
     _delete_rows(connection, ids)
     return len(ids)
-
-
-def _describe(snapshot: Snapshot, uuid: str, number: int) -> _Described:
-    structure = memoryview(snapshot.structure.encode("utf-8", "surrogatepass"))
-    contents: dict[str, Content] = {}
-
-    def name(data: memoryview) -> str:
-        # A view with a zero in its shape cannot be cast, and one of several dimensions not sliced.
-        flat = data.cast("B") if data.nbytes else memoryview(b"")
-        key = content_hash(flat)
-        contents.setdefault(key, Content(key, flat))
-        return key
-
-    manifest = {
-        "structure": [name(structure), structure.nbytes],
-        "tensors": [[t.path, t.dtype, list(t.shape), name(t.data), t.data.nbytes] for t in snapshot.tensors],
-    }
-    text = json.dumps(manifest)
-    return _Described(
-        position=snapshot.position,
-        manifest_json=text,
-        digest=_digest(uuid, number, snapshot.position, text),
-        num_bytes=structure.nbytes + sum(tensor.data.nbytes for tensor in snapshot.tensors),
-        # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
-        contents=dict(sorted(contents.items())),
-    )
-
-
-def _digest(uuid: str, number: int, position: Position, manifest_json: str) -> str:
-    """The hash of a manifest and of the place it belongs to: a row moved elsewhere is found out."""
-    place = f"{uuid}/{number}/{position.virtual_epoch}/{position.examples_seen}"
-    return content_hash(f"{place}\n{manifest_json}".encode())
 
 
 def _batches(items: Iterable[_T], size: Callable[[_T], int]) -> Iterable[list[_T]]:
@@ -307,8 +290,8 @@ def _batches(items: Iterable[_T], size: Callable[[_T], int]) -> Iterable[list[_T
         yield batch
 
 
-def _forget(connection: Connection, checkpoint_ids: Collection[int], loose: Collection[int] = ()) -> Mapping[int, int]:
-    """Delete checkpoints and the blobs that now have no name, these bytes too if they are few.
+def _forget(connection: Connection, checkpoint_ids: Collection[int], loose: Collection[int] = ()) -> Gone:
+    """Delete checkpoints and the blobs that now have no name, the bytes in chunks too if they are few.
 
     Args:
         connection: In a transaction.
@@ -316,13 +299,13 @@ def _forget(connection: Connection, checkpoint_ids: Collection[int], loose: Coll
         loose: Blobs that have just lost another.
 
     Returns:
-        Sizes of the blobs whose bytes are still to be deleted [bytes], by id.
+        The blobs whose bytes are still to be deleted.
     """
     gone = blobs.delete_unreferenced(connection, {*_delete_rows(connection, checkpoint_ids), *loose})
-    if sum(gone.values()) > _ONE_TRANSACTION_BYTES:
+    if sum(gone.chunks.values()) > _ONE_TRANSACTION_BYTES:
         return gone
-    blobs.delete_chunks(connection, gone)
-    return {}
+    blobs.delete_chunks(connection, gone.chunks)
+    return Gone(places=gone.places)
 
 
 def _delete_rows(connection: Connection, checkpoint_ids: Collection[int]) -> list[int]:

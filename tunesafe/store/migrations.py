@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, Engine, delete, insert, inspect, select
+from sqlalchemy import Connection, Engine, delete, insert, inspect, select, text
 
 from tunesafe.errors import StorageError
 from tunesafe.store.engine import reading, writing
-from tunesafe.store.tables import metadata, schema
+from tunesafe.store.tables import blobs, metadata, schema
 from tunesafe.store.urls import display_url
 
 __all__ = ["SCHEMA_VERSION", "STEPS", "Step", "is_ours", "schema_version", "upgrade"]
@@ -26,7 +26,18 @@ def _create_tables(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=True)
 
 
-STEPS: Sequence[Step] = (_create_tables,)
+def _add_packs(connection: Connection) -> None:
+    """Schema 2: bytes may be in a pack beside the database instead of in chunks."""
+    there = {column["name"] for column in inspect(connection).get_columns(blobs.name)}
+    for column in (blobs.c.pack, blobs.c.pack_offset):
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(text(f"ALTER TABLE {blobs.name} ADD COLUMN {column.name} {kind}"))
+    (index,) = blobs.indexes
+    index.create(connection, checkfirst=True)
+
+
+STEPS: Sequence[Step] = (_create_tables, _add_packs)
 """``STEPS[n]`` leads from version n to n + 1. Version 0 has no tables of ours."""
 SCHEMA_VERSION = len(STEPS)
 """The schema this version of tunesafe reads and writes."""

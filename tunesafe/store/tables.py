@@ -1,4 +1,4 @@
-"""The tables of schema 1, in SQL that SQLite, PostgreSQL, MySQL and MariaDB all understand.
+"""The tables of schema 2, in SQL that SQLite, PostgreSQL, MySQL and MariaDB all understand.
 
 A trial is (study, number). Ids that name bytes or rows of bytes (``checkpoint_id``, ``blob_id``)
 are never reused, so that a late reader cannot be shown something else under an old name. Text
@@ -168,7 +168,11 @@ blobs = _table(
     # 0 once found damaged: the next save of the same bytes writes them again, in place.
     Column("intact", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
+    # Since schema 2: the pack that holds the bytes, and where in it; NULL where they are in chunks.
+    Column("pack", String(32)),
+    Column("pack_offset", BigInteger),
     UniqueConstraint("study", "hash", name="tunesafe_blobs_hash"),
+    Index("tunesafe_blobs_pack", "pack"),
 )
 
 blob_chunks = _table(

@@ -55,8 +55,8 @@ def store_artifact(file: Path, folder: Path, *, owner: str) -> Artifact:
         except OSError as error:
             raise StorageError(
                 f"{file.name} could not be kept in {folder}: {error.strerror or error}. No trial has ended over it, "
-                "and all that was committed is unharmed. Free some space there (or make it writable), then run the same "
-                "command: it continues."
+                "and all that was committed is unharmed. Free some space there (or make it writable), then run the "
+                "same command: it continues."
             ) from error
     mimetype, encoding = mimetypes.guess_type(file.name)
     description = {

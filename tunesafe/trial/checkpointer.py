@@ -83,7 +83,7 @@ class Checkpointer:
         """
         begun = self._now()
         failpoint("capture.before")
-        structure, tensors = encode(memory.capture())
+        structure, tensors = encode(memory.capture(), allocate=self._services.memory)
         failpoint("capture.after")
         self._services.save(Snapshot(position, structure, tensors))
         self._saved_at = self._now()

@@ -27,6 +27,7 @@ from tunesafe.errors import SpecError
 from tunesafe.spec.budget import Budget
 from tunesafe.spec.faults import faults_of
 from tunesafe.spec.sections import Objective
+from tunesafe.state.memory import aligned_buffer
 from tunesafe.trial.context import Trial
 from tunesafe.trial.outcomes import complete
 from tunesafe.trial.settings import TrialSettings
@@ -92,6 +93,10 @@ class MemoryServices:
             return Judgement(Verdict.DIVERGED, improved=False)
         improved = all(value < sign * earlier.metrics[metric] for earlier in self.reports)
         return Judgement(Verdict.CONTINUE, improved)
+
+    def memory(self, num_bytes: int) -> memoryview:
+        """New memory for every checkpoint: the newest is kept where it is."""
+        return aligned_buffer(num_bytes)
 
     def save(self, snapshot: Snapshot) -> None:
         """Keep a checkpoint in place of the one before."""

@@ -41,8 +41,11 @@ class TrialServices(Protocol):
     def record(self, report: Report) -> Judgement:
         """Make a report durable, then judge it (or return the verdict recorded earlier)."""
 
+    def memory(self, num_bytes: int) -> memoryview:
+        """Writable, aligned memory for the next snapshot; an earlier checkpoint's failure surfaces here."""
+
     def save(self, snapshot: Snapshot) -> None:
-        """Make a checkpoint durable, in its own time; an earlier failure surfaces here."""
+        """Make a checkpoint durable, in its own time; its memory is the services' until they give it out again."""
 
     def interruption(self) -> str | None:
         """Why the trial should leave at the next safe point, if it should; cheap, asked per batch."""

@@ -17,16 +17,19 @@ from tunesafe.errors import Preempted, SpecError
 from tunesafe.failpoints import failpoint
 from tunesafe.seeds import trial_seed
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.packs import packs_beside
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.ledger import Ledger
 from tunesafe.study.opening import OpenStudy
+from tunesafe.study.patience import Patience
 from tunesafe.study.retaining import Retainer
 from tunesafe.trackers import Trackers
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.judging import judge_of
 from tunesafe.worker.output import Capture
 from tunesafe.worker.services import LedgerServices, Watcher
+from tunesafe.worker.writing import CheckpointWriter
 
 __all__ = ["Left", "Worker"]
 
@@ -71,7 +74,7 @@ class Worker:
         self._spec = opened.spec
         self._claimant = Claimant(opened)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
-        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid)
+        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
         self._retainer = Retainer(opened, self._checkpoints)
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1
@@ -84,13 +87,14 @@ class Worker:
             live_seconds=opened.row.live_seconds,
             passenger=self._capture,
         )
-        self._patience = opened.patience
-        self._patience.listen(self._watch, self._why_leave)
+        self._patience, self._writing_patience = opened.patience, Patience(opened.spec.storage_timeout)
+        for patience in (self._patience, self._writing_patience):
+            patience.listen(self._watch, self._why_leave)
 
     @property
     def num_signs_of_life(self) -> int:
         """How often user code has come by, or has waited for the database: at every batch, report and checkpoint."""
-        return self._keeper.num_checks + self._patience.num_attempts
+        return self._keeper.num_checks + self._patience.num_attempts + self._writing_patience.num_attempts
 
     def _watch(self, notice: Notice) -> None:
         with self._capture.suspended():
@@ -174,6 +178,7 @@ class Worker:
         with (
             Trackers(self._spec.trackers, self._folder / f"{self._spec.name}.runs", claim.number) as trackers,
             self._capture.capturing(),
+            CheckpointWriter(self._signals) as writer,
         ):
             services = LedgerServices(
                 self._ledger,
@@ -185,6 +190,8 @@ class Worker:
                 self._watch,
                 trackers,
                 self._patience,
+                writer,
+                self._writing_patience,
             )
             return train_trial(train, assignment, self._spec, services, self._signals, self._threads, self._index)
 

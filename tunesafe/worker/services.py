@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tunesafe.study.ledger import Ledger
 from tunesafe.study.patience import Patience
 from tunesafe.study.retaining import Retainer
 from tunesafe.trackers import Trackers
+from tunesafe.worker.writing import CheckpointWriter
 
 __all__ = ["LedgerServices", "Watcher"]
 
@@ -43,6 +45,8 @@ class LedgerServices:
         watch: Told of every report.
         trackers: Told of every report and of ``trial.log``.
         patience: Waits when the database goes away.
+        writer: Writes checkpoints while training goes on.
+        writing_patience: Waits in its thread.
     """
 
     def __init__(
@@ -56,9 +60,12 @@ class LedgerServices:
         watch: Watcher,
         trackers: Trackers,
         patience: Patience,
+        writer: CheckpointWriter,
+        writing_patience: Patience,
     ) -> None:
         self._ledger, self._checkpoints, self._retainer, self._keeper = ledger, checkpoints, retainer, keeper
         self._claim, self._watch, self._trackers, self._patience = claim, watch, trackers, patience
+        self._writer, self._writing_patience = writer, writing_patience
         self._records = {record.report.virtual_epoch: record for record in records}
 
     @property
@@ -80,6 +87,7 @@ class LedgerServices:
     def record(self, report: Report) -> Judgement:
         """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
+        self._writer.check()
         record = self._records.get(report.virtual_epoch)
         if record is None:
             record = self._ledger.report(self._claim, report, self.records)
@@ -107,12 +115,17 @@ class LedgerServices:
         }
         self._watch(Notice("reported", self._claim.number, details))
 
+    def memory(self, num_bytes: int) -> memoryview:
+        """See :class:`tunesafe.trial.services.TrialServices`."""
+        return self._writer.memory(num_bytes)
+
     def save(self, snapshot: Snapshot) -> None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
         number, fence = self._claim.number, self._claim.fence
         surplus = self._retainer.of_live(number, self.records)
-        self._patience(self._checkpoints.save, snapshot, number=number, fence=fence, surplus=surplus)
+        save = partial(self._checkpoints.save, snapshot, number=number, fence=fence, surplus=surplus)
+        self._writer.submit(partial(self._writing_patience, save))
 
     def interruption(self) -> str | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""

@@ -26,7 +26,7 @@ LARGE = 2 * blobs.CHUNK_BYTES + 5
 @pytest.fixture
 def store(engine: Engine) -> CheckpointStore:
     """A store of a study whose trial 0 is claimed under fence 1."""
-    return CheckpointStore(engine, claimed_study(engine)[0])
+    return CheckpointStore(engine, claimed_study(engine)[0], None)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def count(engine: Engine) -> dict[str, int]:
 def test_a_flipped_bit_anywhere_is_found(engine: Engine, data: st.DataObject, tensors: list[bytes]) -> None:
     """In any tensor, in the structure, in the manifest: never a wrong state, and the trial is named."""
     study, _ = claimed_study(engine)
-    store = CheckpointStore(engine, study)
+    store = CheckpointStore(engine, study, None)
     info = store.save(snapshot(3, [*tensors, b"at least one byte"]), number=0, fence=1)
     with reading(engine) as connection:
         of_study = "WHERE blob_id IN (SELECT blob_id FROM tunesafe_blobs WHERE study = :study)"
@@ -174,7 +174,7 @@ from tests.unit.store.samples import snapshot
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine
 
-store = CheckpointStore(open_engine(sys.argv[1]), sys.argv[2])
+store = CheckpointStore(open_engine(sys.argv[1]), sys.argv[2], None)
 tensors = [bytes([i]) * int(sys.argv[3]) for i in (1, 2, 3)]
 store.save(snapshot(2, tensors), number=0, fence=1, surplus=lambda infos: [info.checkpoint_id for info in infos])
 """
@@ -259,7 +259,7 @@ def test_a_blob_that_another_checkpoint_has_begun_to_name_is_not_swept(engine: E
     first = store.save(snapshot(1, [b"shared"]), number=0, fence=1)
     with writing(engine) as connection:
         ids = list(blobs.find_blobs(connection, store._uuid, [blobs.content_hash(b"shared")]).values())
-        assert not blobs.delete_unreferenced(connection, ids)
+        assert blobs.delete_unreferenced(connection, ids).is_empty
     store.load(first)
 
 
@@ -294,7 +294,7 @@ def test_a_save_that_loses_its_lease_on_the_way_makes_no_checkpoint(
 
 def test_studies_share_no_bytes(engine: Engine) -> None:
     """Removing one study's checkpoint cannot take another's."""
-    one, other = (CheckpointStore(engine, claimed_study(engine)[0]) for _ in range(2))
+    one, other = (CheckpointStore(engine, claimed_study(engine)[0], None) for _ in range(2))
     infos = [store.save(snapshot(1, [b"same"]), number=0, fence=1) for store in (one, other)]
     one.remove([infos[0].checkpoint_id])
     assert bytes(other.load(infos[1]).tensors[0]) == b"same"
@@ -316,7 +316,7 @@ def test_a_damaged_database_page_is_a_damaged_checkpoint_or_a_storage_error(sqli
     """Whatever byte of the file is overwritten: a message, or the state as it was; nothing else."""
     path = sqlite_url.removeprefix("sqlite:///")
     engine = open_ready(sqlite_url)
-    store = CheckpointStore(engine, claimed_study(engine)[0])
+    store = CheckpointStore(engine, claimed_study(engine)[0], None)
     tensors = [os.urandom(30_000), os.urandom(9000)]
     info = store.save(snapshot(1, tensors), number=0, fence=1)
     engine.dispose()
@@ -328,7 +328,7 @@ def test_a_damaged_database_page_is_a_damaged_checkpoint_or_a_storage_error(sqli
             file.write(b"\xff" * 64)
         reader = open_engine(sqlite_url)
         try:
-            state = CheckpointStore(reader, store._uuid).load(info)
+            state = CheckpointStore(reader, store._uuid, None).load(info)
             assert [bytes(tensor) for tensor in state.tensors] == tensors
         except (DamagedError, StorageError):
             pass

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, make_url, text
 
 from tests.golden import make_schema_1 as golden
 from tests.unit.store.samples import new_study, open_ready
@@ -16,6 +16,7 @@ from tunesafe.store import claims, events, logs, migrations, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.migrations import SCHEMA_VERSION, STEPS, is_ours, schema_version, upgrade
+from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("schema_*.db"))
@@ -31,6 +32,9 @@ def version(engine: Engine) -> int:
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """A copy of each released schema's database, upgraded."""
     engine = open_engine(f"sqlite:///{shutil.copy(request.param, tmp_path / 'old.db')}")
+    packs = packs_beside(make_url(f"sqlite:///{request.param}"))
+    if packs is not None and packs.path.exists():
+        shutil.copytree(packs.path, tmp_path / "old.db.packs")
     upgrade(engine)
     yield engine
     engine.dispose()
@@ -44,7 +48,7 @@ def test_there_is_a_golden_database_of_every_released_schema() -> None:
 def test_a_study_of_every_released_schema_is_read_as_it_was_left(old: Engine) -> None:
     """Every table has something in it, and all of it comes back."""
     assert version(old) == SCHEMA_VERSION
-    store = CheckpointStore(old, golden.STUDY)
+    store = CheckpointStore(old, golden.STUDY, packs_beside(old.url))
     with reading(old) as c:
         study = studies.find_study(c, "golden")
         assert study is not None
@@ -80,7 +84,9 @@ def test_a_study_of_every_released_schema_goes_on(old: Engine) -> None:
         claim = claims.retake(c, golden.STUDY, row, golden.OWNER, 60.0)
         assert claim is not None
         records.insert_record(c, golden.STUDY, claim.number, claim.fence, golden.RECORD)
-    CheckpointStore(old, golden.STUDY).save(golden.SNAPSHOT, number=claim.number, fence=claim.fence)
+    CheckpointStore(old, golden.STUDY, packs_beside(old.url)).save(
+        golden.SNAPSHOT, number=claim.number, fence=claim.fence
+    )
 
 
 def test_upgrading_twice_changes_nothing(engine: Engine) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.study.studies import PRUNED, RAISED, Desk, complete, opened, snapshot
 from tunesafe.contracts import Claim, Outcome, TrialPhase
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.packs import packs_beside
 from tunesafe.study.retaining import Retainer
 
 
@@ -19,7 +20,7 @@ class Trainer:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.checkpoints = CheckpointStore(desk.engine, desk.uuid)
+        self.checkpoints = CheckpointStore(desk.engine, desk.uuid, packs_beside(desk.engine.url))
         self._retainer = Retainer(desk.study, self.checkpoints)
 
     def save(self, claim: Claim, virtual_epoch: int, data: bytes) -> None:

@@ -1,0 +1,278 @@
+"""Large bytes beside the database: whole or not at all, found again or found damaged, and their space given back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+from tests.unit.store.samples import claimed_study, snapshot
+from tunesafe import failpoints
+from tunesafe.errors import DamagedError, StorageError
+from tunesafe.store import blobs
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.engine import reading, writing
+from tunesafe.store.packs import PackFolder, Place, packs_beside
+
+LARGE = 3 << 20
+PAGE = 4096
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PackFolder:
+    """A folder of packs that is not there yet."""
+    return PackFolder(tmp_path / "packs")
+
+
+@pytest.fixture
+def store(engine: Engine) -> Iterator[CheckpointStore]:
+    """A store of a study whose trial 0 is claimed under fence 1."""
+    yield CheckpointStore(engine, claimed_study(engine)[0], packs_beside(engine.url))
+    failpoints.arm(None)
+
+
+def packs_of(store: CheckpointStore) -> list[Path]:
+    """The files in its folder."""
+    assert store._packs is not None
+    return sorted(store._packs.path.iterdir()) if store._packs.path.exists() else []
+
+
+def on_disk(files: list[Path]) -> int:
+    """Space that files take [bytes]."""
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@given(contents=st.lists(st.binary(max_size=300), min_size=1, max_size=40))
+def test_every_byte_is_found_where_it_was_put(folder: PackFolder, contents: list[bytes]) -> None:
+    """In order, aligned, and without overlap."""
+    places = folder.write([memoryview(content) for content in contents])
+    assert [bytes(folder.read(place)) for place in places] == contents
+    assert all(place.offset % 64 == 0 for place in places)
+    ends = [0, *(place.offset + place.num_bytes for place in places)]
+    assert all(place.offset >= end for place, end in zip(places, ends, strict=False))
+
+
+def test_more_pieces_than_one_call_can_write_and_more_bytes_than_one_writeback(folder: PackFolder) -> None:
+    """A network of thousands of small tensors, with a large one among them."""
+    contents = [os.urandom(40) for _ in range(3000)]
+    contents.insert(1500, os.urandom(40 << 20))
+    places = folder.write([memoryview(content) for content in contents])
+    assert [bytes(folder.read(place)) for place in places] == contents
+
+
+def test_what_is_not_needed_becomes_a_hole_and_the_last_byte_takes_the_file_with_it(folder: PackFolder) -> None:
+    """Others in the pack are untouched, at once and after the file is read anew."""
+    contents = [os.urandom(64 * PAGE) for _ in range(3)]
+    first, second, third = folder.write([memoryview(content) for content in contents])
+    (file,) = folder.path.iterdir()
+    before = file.stat().st_blocks
+    folder.free([first, third], still_needed={second.pack})
+    assert bytes(folder.read(second)) == contents[1]
+    assert file.stat().st_blocks < before
+    assert bytes(folder.read(first)) == bytes(64 * PAGE)
+    folder.free([second], still_needed=())
+    assert list(folder.path.iterdir()) == []
+    assert folder.read(second) == b""
+
+
+def test_a_sweep_removes_what_deaths_left_behind_and_nothing_young(folder: PackFolder) -> None:
+    """Unfinished files, packs without a row, and bytes in a pack whose rows are gone."""
+    contents = [os.urandom(512 * PAGE) for _ in range(3)]
+    first, second, third = folder.write([memoryview(content) for content in contents])
+    (orphan,) = folder.write([memoryview(b"no row names it")])
+    (folder.path / "0123.tmp").write_bytes(b"unfinished")
+    needed = {second.pack: [second]}
+    folder.sweep(needed, older_than_seconds=3600)
+    assert len(list(folder.path.iterdir())) == 3
+    assert bytes(folder.read(first)) == contents[0]
+    folder.sweep(needed, older_than_seconds=-1)
+    assert [file.stem for file in folder.path.iterdir()] == [second.pack]
+    assert folder.read(orphan) == b""
+    assert bytes(folder.read(second)) == contents[1]
+    assert bytes(folder.read(first)) == bytes(folder.read(third)) == bytes(512 * PAGE)
+    assert on_disk(list(folder.path.iterdir())) < 600 * PAGE
+    folder.sweep({second.pack: [second]}, older_than_seconds=-1)
+    assert bytes(folder.read(second)) == contents[1]
+
+
+@pytest.mark.parametrize("name", ["", "..", "../other", "0" * 31, "0" * 32 + "/", "Z" * 32])
+def test_a_name_leads_nowhere_but_into_the_folder(folder: PackFolder, name: str) -> None:
+    """A damaged database may name any file; none is read, and none deleted."""
+    other = folder.path.parent / "other.pack"
+    other.write_bytes(b"somebody's")
+    folder.path.mkdir()
+    assert folder.read(Place(name, 0, 5)) == b""
+    folder.free([Place(name, 0, 5)], still_needed=())
+    assert other.read_bytes() == b"somebody's"
+
+
+def test_only_what_changed_is_written_again(store: CheckpointStore) -> None:
+    """An unchanged tensor is stored once, whatever trial or checkpoint it belongs to."""
+    frozen, trained = os.urandom(4 * LARGE), os.urandom(LARGE)
+    store.save(snapshot(1, [frozen, trained]), number=0, fence=1)
+    (first,) = packs_of(store)
+    info = store.save(snapshot(2, [frozen, os.urandom(LARGE)]), number=0, fence=1)
+    (second,) = set(packs_of(store)) - {first}
+    assert second.stat().st_size < LARGE + PAGE
+    assert bytes(store.load(info).tensors[0]) == frozen
+
+
+def test_space_returns_as_checkpoints_go(store: CheckpointStore) -> None:
+    """A long trial of which one state is kept takes the space of little more than one state."""
+    frozen = os.urandom(LARGE)
+    for epoch in range(1, 12):
+        tensors = [frozen, os.urandom(LARGE)]
+        store.save(snapshot(epoch, tensors), number=0, fence=1, surplus=lambda infos: [i.checkpoint_id for i in infos])
+    assert on_disk(packs_of(store)) <= 1.2 * 2 * LARGE
+    assert [bytes(tensor) for tensor in store.load(store.infos(0)[0]).tensors] == tensors
+    store.remove([info.checkpoint_id for info in store.infos(0)])
+    assert packs_of(store) == []
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle."""
+    with file.open("r+b") as pack:
+        pack.seek(LARGE // 2)
+        (byte,) = pack.read(1)
+        pack.seek(LARGE // 2)
+        pack.write(bytes([byte ^ 4]))
+
+
+DAMAGES = {
+    "a flipped bit": flip,
+    "a truncated pack": lambda file: os.truncate(file, LARGE // 2),
+    "an empty pack": lambda file: os.truncate(file, 0),
+    "a missing pack": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_pack_gives_way_to_the_older_state_and_is_healed(store: CheckpointStore, damage: str) -> None:
+    """The trial and the tensor are named; the same bytes saved again heal every checkpoint that names them."""
+    older, whole = snapshot(1, [b"older"]), snapshot(2, [b"new", os.urandom(LARGE)])
+    store.save(older, number=0, fence=1)
+    info = store.save(whole, number=0, fence=1)
+    (pack,) = packs_of(store)
+    DAMAGES[damage](pack)
+    with pytest.raises(DamagedError, match=r"Checkpoint of trial 0 at example 20 is damaged: tensor .*hash"):
+        store.load(info)
+    damages: list[DamagedError] = []
+    state = store.newest_intact(0, damages.append)
+    assert state is not None
+    assert [bytes(tensor) for tensor in state.tensors] == [b"older"]
+    assert len(damages) == 1
+    later = store.save(snapshot(3, [bytes(whole.tensors[1].data), b"new", b"later"]), number=0, fence=1)
+    assert bytes(store.load(later).tensors[0]) == bytes(whole.tensors[1].data)
+    assert bytes(store.load(info).tensors[1]) == bytes(whole.tensors[1].data)
+
+
+@pytest.mark.parametrize(
+    "values", ["pack_offset = -5", "pack_offset = 'text'", "pack = '../x'", "pack_offset = 9999999999", "pack = 7"]
+)
+def test_a_damaged_row_is_a_damaged_checkpoint(engine: Engine, store: CheckpointStore, values: str) -> None:
+    """Whatever it says about where the bytes are."""
+    info = store.save(snapshot(1, [os.urandom(LARGE)]), number=0, fence=1)
+    with writing(engine) as connection:
+        connection.execute(text(f"UPDATE tunesafe_blobs SET {values} WHERE num_bytes > 1000"))
+    with pytest.raises(DamagedError, match="trial 0"):
+        store.load(info)
+
+
+@pytest.mark.parametrize("failpoint", ["pack.written", "pack.durable", "checkpoint.in_transaction"])
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_of_the_new_one(
+    store: CheckpointStore, failpoint: str
+) -> None:
+    """With space again the same save succeeds, and nothing is left of the one that failed."""
+    first = store.save(snapshot(1, [b"older"]), number=0, fence=1)
+    second = snapshot(2, [os.urandom(LARGE)])
+    failpoints.arm(failpoint, action="raise")
+    with pytest.raises(StorageError, match="no space left"):
+        store.save(second, number=0, fence=1)
+    assert store.infos() == [first]
+    if failpoint.startswith("pack"):
+        assert packs_of(store) == []
+    info = store.save(second, number=0, fence=1)
+    assert bytes(store.load(info).tensors[0]) == bytes(second.tensors[0].data)
+    store.sweep_orphans(-1)
+    assert len(packs_of(store)) == 1
+    store.load(info)
+
+
+SAVER = """
+import sys
+from tests.unit.store.samples import snapshot
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.engine import open_engine
+from tunesafe.store.packs import packs_beside
+
+engine = open_engine(sys.argv[1])
+store = CheckpointStore(engine, sys.argv[2], packs_beside(engine.url))
+tensors = [bytes([i]) * int(sys.argv[3]) for i in (1, 2, 3)]
+store.save(snapshot(2, tensors), number=0, fence=1, surplus=lambda infos: [info.checkpoint_id for info in infos])
+"""
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    ["pack.written", "pack.durable", "checkpoint.in_transaction", "checkpoint.committed", "checkpoint.swept"],
+)
+def test_a_saver_killed_anywhere_leaves_whole_checkpoints_only(
+    engine: Engine, sqlite_url: str, store: CheckpointStore, failpoint: str
+) -> None:
+    """SIGKILL in mid-save: the older checkpoint, or the newer one whole; what is left over is swept."""
+    store.save(snapshot(1, [b"older", bytes(LARGE)]), number=0, fence=1)
+    command = [sys.executable, "-c", SAVER, sqlite_url, store._uuid, str(LARGE)]
+    died = subprocess.run(command, env={**os.environ, "TUNESAFE_FAILPOINT": failpoint}, check=False, timeout=60)
+    assert died.returncode == -9
+    epochs = [info.position.virtual_epoch for info in store.infos(0)]
+    assert epochs == [2] if failpoint in ("checkpoint.committed", "checkpoint.swept") else [1]
+    for info in store.infos(0):
+        store.load(info)
+    subprocess.run(command, check=True, timeout=60)
+    assert [info.position.virtual_epoch for info in store.infos(0)] == [2]
+    store.sweep_orphans(-1)
+    assert [len(tensor) for tensor in store.load(store.infos(0)[0]).tensors] == [LARGE] * 3
+    assert on_disk(packs_of(store)) <= 1.2 * 3 * LARGE
+    with reading(engine) as connection:
+        assert set(blobs.needed_places(connection)) == {file.stem for file in packs_of(store)}
+
+
+def test_a_pack_in_the_making_is_not_swept_by_another_worker(
+    engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its rename and its row it looks like an orphan; it is younger than one."""
+    commit = store._commit
+
+    def sweep_then_commit(*arguments: object) -> object:
+        CheckpointStore(engine, store._uuid, store._packs).sweep_orphans()
+        return commit(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "_commit", sweep_then_commit)
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+    assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
+
+
+def test_two_savers_of_the_same_bytes_keep_one_copy(
+    engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who commits second names what the first has stored, and gives its own copy back."""
+    data, commit = os.urandom(LARGE), store._commit
+    other = CheckpointStore(engine, store._uuid, store._packs)
+
+    def be_overtaken(*arguments: object) -> object:
+        monkeypatch.undo()
+        other.save(snapshot(1, [data]), number=0, fence=1)
+        return commit(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "_commit", be_overtaken)
+    info = store.save(snapshot(2, [data, b"and"]), number=0, fence=1)
+    assert bytes(store.load(info).tensors[0]) == data
+    assert len(packs_of(store)) == 1

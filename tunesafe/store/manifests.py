@@ -1,0 +1,86 @@
+"""What a checkpoint consists of: the names of its bytes, in one text that has a hash itself. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tunesafe.contracts import Position, Snapshot
+from tunesafe.store.blobs import Content, content_hash
+
+__all__ = ["Described", "Part", "describe", "digest", "parts_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A snapshot with the names of its bytes.
+
+    Args:
+        position: Of the snapshot.
+        manifest_json: Lists its bytes by hash.
+        digest: The hash of that, and of the place it belongs to.
+        num_bytes: Size of the whole state [bytes].
+        contents: Its bytes by hash, each once.
+    """
+
+    position: Position
+    manifest_json: str
+    digest: str
+    num_bytes: int
+    contents: dict[str, Content]
+
+
+class Part(NamedTuple):
+    """A piece of a stored state.
+
+    Args:
+        what: What to call it in an error.
+        hash: The name of its bytes.
+        num_bytes: How many they are.
+    """
+
+    what: str
+    hash: str
+    num_bytes: int
+
+
+def describe(snapshot: Snapshot, uuid: str, number: int) -> Described:
+    """Name the bytes of a trial's state."""
+    structure = memoryview(snapshot.structure.encode("utf-8", "surrogatepass"))
+    contents: dict[str, Content] = {}
+
+    def name(data: memoryview) -> str:
+        # A view with a zero in its shape cannot be cast, and one of several dimensions not sliced.
+        flat = data.cast("B") if data.nbytes else memoryview(b"")
+        key = content_hash(flat)
+        contents.setdefault(key, Content(key, flat))
+        return key
+
+    manifest = {
+        "structure": [name(structure), structure.nbytes],
+        "tensors": [[t.path, t.dtype, list(t.shape), name(t.data), t.data.nbytes] for t in snapshot.tensors],
+    }
+    text = json.dumps(manifest)
+    return Described(
+        position=snapshot.position,
+        manifest_json=text,
+        digest=digest(uuid, number, snapshot.position, text),
+        num_bytes=structure.nbytes + sum(tensor.data.nbytes for tensor in snapshot.tensors),
+        # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
+        contents=dict(sorted(contents.items())),
+    )
+
+
+def digest(uuid: str, number: int, position: Position, manifest_json: str) -> str:
+    """The hash of a manifest and of the place it belongs to: a row moved elsewhere is found out."""
+    place = f"{uuid}/{number}/{position.virtual_epoch}/{position.examples_seen}"
+    return content_hash(f"{place}\n{manifest_json}".encode())
+
+
+def parts_of(manifest_json: str) -> list[Part]:
+    """What a manifest lists: the structure first, then the tensors by index."""
+    manifest = json.loads(manifest_json)
+    name, num_bytes = manifest["structure"]
+    tensors = [Part(f"tensor {path!r}", name, size) for path, _, _, name, size in manifest["tensors"]]
+    return [Part("its structure", name, num_bytes), *tensors]

@@ -1,0 +1,235 @@
+"""Large bytes beside a SQLite database: one new file, a *pack*, for all that one save has to write.
+
+SQLite would write them twice and keep every other process waiting meanwhile. A pack is complete
+and durable before the transaction that names it: temporary file, fsync, rename, fsync of the
+folder. It is never written to again, and no location is ever used again: bytes nobody needs
+become a hole in their pack, and a pack without needed bytes is deleted, both after the rows
+are. What a death leaves behind is found by its age and swept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import URL
+
+from tunesafe.failpoints import failpoint
+from tunesafe.store.urls import sqlite_path
+
+__all__ = ["PackFolder", "Place", "packs_beside"]
+
+_ALIGNMENT = 64
+_MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
+_WRITEBACK_BYTES = 16 << 20
+_NAME = re.compile("[0-9a-f]{32}")
+_ENDING, _UNFINISHED = ".pack", ".tmp"
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_START_WRITEBACK = 2
+
+
+class Place(NamedTuple):
+    """Where bytes are.
+
+    Args:
+        pack: The file, without its ending.
+        offset: Of the first byte [bytes].
+        num_bytes: How many.
+    """
+
+    pack: str
+    offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackFolder:
+    """The packs of one database.
+
+    Args:
+        path: Their folder; made when there is something to write.
+    """
+
+    path: Path
+
+    def write(self, contents: Sequence[memoryview]) -> list[Place]:
+        """Make bytes durable in a new pack.
+
+        Args:
+            contents: One-dimensional views of bytes; not copied.
+
+        Returns:
+            Where each of them is now.
+
+        Raises:
+            OSError: If they cannot be written; nothing is left of the attempt.
+        """
+        self._make_folder()
+        name = uuid4().hex
+        unfinished, finished = self.path / (name + _UNFINISHED), self._file(name)
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                places = _write_all(descriptor, name, contents)
+                failpoint("pack.written")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            unfinished.rename(finished)
+            _sync_folder(self.path)
+            failpoint("pack.durable")
+        except OSError:
+            for file in (unfinished, finished):
+                file.unlink(missing_ok=True)
+            raise
+        return places
+
+    def read(self, place: Place) -> bytearray:
+        """The bytes at a place; fewer where the pack is shorter or gone: verify them."""
+        data = bytearray(place.num_bytes)
+        done = 0
+        # An unreadable sector is damage like any other: what could be read will not match its hash.
+        with suppress(OSError), self._opened(place.pack, os.O_RDONLY) as descriptor, memoryview(data) as view:
+            while done < place.num_bytes:
+                count = os.preadv(descriptor, [view[done:]], place.offset + done)
+                if not count:
+                    break
+                done += count
+        del data[done:]
+        return data
+
+    def free(self, places: Collection[Place], still_needed: Collection[str]) -> None:
+        """Give back the space of bytes that no row names any more.
+
+        Args:
+            places: Where they are.
+            still_needed: Packs that hold other bytes that are named.
+        """
+        for name in {place.pack for place in places}:
+            if name not in still_needed:
+                self._file(name).unlink(missing_ok=True)
+                continue
+            with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
+                for place in places:
+                    if place.pack == name:
+                        _punch(descriptor, place.offset, place.num_bytes)
+
+    def sweep(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> None:
+        """Remove what killed saves and sweeps left behind; a save in progress is younger than that.
+
+        Args:
+            needed: By pack, all places in it that a row names.
+            older_than_seconds: Least age of what is removed [s].
+        """
+        for name, file, status in self._files():
+            if time.time() - status.st_mtime < older_than_seconds:
+                continue
+            if file.suffix == _UNFINISHED or name not in needed:
+                file.unlink(missing_ok=True)
+            elif status.st_blocks * 512 > sum(place.num_bytes for place in needed[name]) + (1 << 20):
+                with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
+                    for offset, num_bytes in _gaps(needed[name], status.st_size):
+                        _punch(descriptor, offset, num_bytes)
+
+    def _files(self) -> Iterator[tuple[str, Path, os.stat_result]]:
+        if not self.path.is_dir():
+            return
+        for file in self.path.iterdir():
+            if file.suffix in (_ENDING, _UNFINISHED):
+                with suppress(FileNotFoundError):  # another worker sweeps, too
+                    yield file.stem, file, file.stat()
+
+    def _file(self, name: str) -> Path:
+        # A name read from a damaged database must not lead out of the folder.
+        return self.path / ((name if _NAME.fullmatch(name) else "no such name") + _ENDING)
+
+    def _make_folder(self) -> None:
+        if not self.path.is_dir():
+            self.path.mkdir(exist_ok=True)
+            _sync_folder(self.path.parent)
+
+    @contextmanager
+    def _opened(self, name: str, flags: int) -> Iterator[int]:
+        descriptor = os.open(self._file(name), flags | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def packs_beside(url: URL) -> PackFolder | None:
+    """Where the packs of a database are; ``None`` of a server, whose own backup is to find all bytes in its tables."""
+    path = sqlite_path(url)
+    return None if path is None else PackFolder(path.with_name(f"{path.name}.packs"))
+
+
+def _write_all(descriptor: int, name: str, contents: Sequence[memoryview]) -> list[Place]:
+    places, waiting, end, started = [], [], 0, 0
+    for data in contents:
+        padding = -end % _ALIGNMENT
+        places.append(Place(name, end + padding, data.nbytes))
+        waiting += [memoryview(bytes(padding)), data]
+        end += padding + data.nbytes
+        if len(waiting) > _MOST_AT_ONCE - 2 or end - started > _WRITEBACK_BYTES:
+            started = _flush(descriptor, waiting, started)
+    _flush(descriptor, waiting, started)
+    return places
+
+
+def _flush(descriptor: int, waiting: list[memoryview], started: int) -> int:
+    """Write what waits, let the disk begin with it, and return the end of the file."""
+    left = [view for view in waiting if view.nbytes]
+    waiting.clear()
+    end = started
+    while left:
+        count = os.writev(descriptor, left[:_MOST_AT_ONCE])
+        end += count
+        while left and count >= left[0].nbytes:
+            count -= left.pop(0).nbytes
+        if count:
+            left[0] = left[0][count:]
+        _start_writeback(descriptor, started, end - started)
+    return end
+
+
+def _gaps(needed: Collection[Place], size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of what lies between some places."""
+    end = 0
+    for place in sorted(needed, key=lambda place: place.offset):
+        if place.offset > end:
+            yield end, place.offset - end
+        end = max(end, place.offset + place.num_bytes)
+    if size > end:
+        yield end, size - end
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Linux only; where they are missing, or a file system does not know them, space returns with the whole pack.
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _start_writeback(descriptor: int, offset: int, num_bytes: int) -> None:
+    if _LIBC is not None:
+        _LIBC.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(num_bytes), _START_WRITEBACK)
+
+
+def _punch(descriptor: int, offset: int, num_bytes: int) -> None:
+    if _LIBC is not None and num_bytes:
+        mode = _PUNCH_HOLE | _KEEP_SIZE
+        _LIBC.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(num_bytes))

@@ -1,0 +1,96 @@
+"""Checkpoints become durable beside the training loop: one in flight, in memory that is used again.
+
+The loop pays for a copy of its state. Hashing, writing and the commit happen in a thread; most of
+it without Python's lock. The next checkpoint waits until the one before is durable, so the memory
+is that of one state, and a death costs what a checkpoint in flight holds at most. What goes wrong
+is raised in the loop, at its next report or checkpoint. Why a thread: docs/adr/0009.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from tunesafe.errors import Preempted
+from tunesafe.trial.preemption import SignalWatch
+
+__all__ = ["CheckpointWriter"]
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time; all of them are durable when the block has ended in order.
+
+    Args:
+        signals: A second signal leaves without waiting.
+    """
+
+    def __init__(self, signals: SignalWatch) -> None:
+        self._signals = signals
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._signals.urgent:
+            return
+        self._wait()
+        if error is None or isinstance(error, Preempted):
+            self.check()
+
+    def memory(self, num_bytes: int) -> memoryview:
+        """Writable, page-aligned memory for the next snapshot, the same again if it is large enough.
+
+        Waits while the checkpoint that was copied there before is being written.
+
+        Args:
+            num_bytes: How much at least [bytes].
+
+        Raises:
+            StorageError, LeaseLostError: The checkpoint before this one could not be written.
+        """
+        self._wait()
+        self.check()
+        if len(self._memory) < num_bytes:
+            # Not closed: views of it may be left. Shared, so that a fork does not make every page be copied again.
+            self._memory = mmap.mmap(-1, num_bytes)
+        return memoryview(self._memory)
+
+    def submit(self, write: Callable[[], object]) -> None:
+        """Begin to write a checkpoint; returns at once, unless one is still being written.
+
+        Raises:
+            StorageError, LeaseLostError: The checkpoint before this one could not be written.
+        """
+        self._wait()
+        self.check()
+        # A daemon: whatever keeps it busy, this process can end; that is a death like any other.
+        self._thread = threading.Thread(target=self._run, args=(write,), name="tunesafe-checkpoint", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what went wrong with a checkpoint, if anything did.
+
+        Raises:
+            StorageError, LeaseLostError: It could not be written.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except BaseException as error:  # noqa: BLE001 - raised in the training loop, which can act on it
+            self._error = error
