@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
+from blake3 import blake3
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -32,6 +33,7 @@ __all__ = [
     "delete_unreferenced",
     "find_blobs",
     "find_intact",
+    "is_named",
     "lock_intact",
     "mark_damaged",
     "needed_places",
@@ -43,6 +45,7 @@ __all__ = [
 CHUNK_BYTES = 4 << 20
 """Size of a chunk: MariaDB's default packet is 16 MiB, and escaping can double zeros."""
 _IDS_AT_ONCE = 500
+_PARALLEL_BYTES = 1 << 20
 _NOWHERE: Mapping[str, Place] = MappingProxyType({})
 _T = TypeVar("_T")
 
@@ -83,7 +86,16 @@ class Gone:
 
 def content_hash(data: memoryview | bytes | bytearray) -> str:
     """The name of some bytes; the algorithm is part of it, so that a later version may use another."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    # Two to four times as fast as SHA-256, and on all cores where it pays.
+    threads = blake3.AUTO if len(data) >= _PARALLEL_BYTES else 1
+    return f"blake3:{blake3(data, max_threads=threads).hexdigest()}"
+
+
+def is_named(data: memoryview | bytes | bytearray, name: str) -> bool:
+    """Whether these bytes are the ones of that name, by whatever algorithm it was given; schema 1 used SHA-256."""
+    if name.startswith("sha256:"):
+        return name == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return name == content_hash(data)
 
 
 def find_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:

@@ -18,11 +18,11 @@ from tunesafe.contracts import CheckpointInfo, Position, Snapshot, StoredState
 from tunesafe.errors import DamagedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
-from tunesafe.store.blobs import Gone, content_hash
+from tunesafe.store.blobs import Gone, is_named
 from tunesafe.store.claims import advance, check_fence
 from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
-from tunesafe.store.manifests import Described, describe, digest, parts_of
+from tunesafe.store.manifests import Described, describe, is_digest, parts_of
 from tunesafe.store.packs import PackFolder, Place
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
@@ -251,7 +251,7 @@ class CheckpointStore:
         row = connection.execute(select(checkpoints.c.manifest_json, checkpoints.c.digest).where(by_id)).one_or_none()
         if row is None:
             raise _damaged(info, "it has been removed")
-        if row.digest != digest(self._uuid, info.number, info.position, row.manifest_json):
+        if not is_digest(row.digest, self._uuid, info.number, info.position, row.manifest_json):
             raise _damaged(info, "its manifest no longer matches its hash")
         parts = parts_of(row.manifest_json)
         sizes = {part.hash: part.num_bytes for part in parts}
@@ -259,7 +259,7 @@ class CheckpointStore:
         names = {blob_id: name for name, blob_id in ids.items()}
         intact: dict[str, bytearray] = {}
         for blob_id, data in blobs.read_blobs(connection, {ids[name]: sizes[name] for name in ids}, self._packs):
-            if content_hash(data) == names[blob_id]:
+            if is_named(data, names[blob_id]):
                 intact[names[blob_id]] = data
         for part in parts:
             if part.hash not in intact:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tunesafe.contracts import Position, Snapshot
-from tunesafe.store.blobs import Content, content_hash
+from tunesafe.store.blobs import Content, content_hash, is_named
 
-__all__ = ["Described", "Part", "describe", "digest", "parts_of"]
+__all__ = ["Described", "Part", "describe", "is_digest", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,21 @@ def describe(snapshot: Snapshot, uuid: str, number: int) -> Described:
     return Described(
         position=snapshot.position,
         manifest_json=text,
-        digest=digest(uuid, number, snapshot.position, text),
+        digest=content_hash(_placed(uuid, number, snapshot.position, text)),
         num_bytes=structure.nbytes + sum(tensor.data.nbytes for tensor in snapshot.tensors),
         # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
         contents=dict(sorted(contents.items())),
     )
 
 
-def digest(uuid: str, number: int, position: Position, manifest_json: str) -> str:
-    """The hash of a manifest and of the place it belongs to: a row moved elsewhere is found out."""
+def is_digest(found: str, uuid: str, number: int, position: Position, manifest_json: str) -> bool:
+    """Whether a digest belongs to a manifest at this place: a row moved elsewhere is found out."""
+    return is_named(_placed(uuid, number, position, manifest_json), found)
+
+
+def _placed(uuid: str, number: int, position: Position, manifest_json: str) -> bytes:
     place = f"{uuid}/{number}/{position.virtual_epoch}/{position.examples_seen}"
-    return content_hash(f"{place}\n{manifest_json}".encode())
+    return f"{place}\n{manifest_json}".encode()
 
 
 def parts_of(manifest_json: str) -> list[Part]:

@@ -275,4 +275,4 @@ def test_two_savers_of_the_same_bytes_keep_one_copy(
     monkeypatch.setattr(store, "_commit", be_overtaken)
     info = store.save(snapshot(2, [data, b"and"]), number=0, fence=1)
     assert bytes(store.load(info).tensors[0]) == data
-    assert len(packs_of(store)) == 1
+    assert on_disk(packs_of(store)) < 1.2 * LARGE
