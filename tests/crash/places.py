@@ -5,7 +5,10 @@ from __future__ import annotations
 from tests.crash.harness import Kill, Reference
 from tunesafe.failpoints import FAILPOINTS
 
-__all__ = ["deaths_at", "in_turn"]
+__all__ = ["ON_SERVERS", "deaths_at", "in_turn"]
+
+ON_SERVERS = [failpoint for failpoint in FAILPOINTS if not failpoint.startswith("pack.")]
+"""Packs are beside SQLite files only; a server keeps all bytes in its tables."""
 
 
 def in_turn() -> list[str]:

@@ -16,7 +16,7 @@ import optuna
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
-__all__ = ["Fault", "Losses", "losing", "now_and_then", "optuna_trials"]
+__all__ = ["Fault", "Losses", "Role", "losing", "now_and_then", "optuna_trials", "role"]
 
 
 class Fault(StrEnum):
@@ -32,38 +32,53 @@ class Fault(StrEnum):
     """The commit is done, and its reply is lost with the connection."""
 
 
+class Role(StrEnum):
+    """Who uses the database."""
+
+    LOOP = "the training loop"
+    WRITER = "the thread that writes checkpoints"
+
+
+def role() -> Role | None:
+    """Of the thread at hand; others, such as the one that keeps the lease, may do as much as they have time for."""
+    thread = threading.current_thread()
+    if thread is threading.main_thread():
+        return Role.LOOP
+    return Role.WRITER if thread.name == "tunesafe-checkpoint" else None
+
+
 @dataclass
 class Losses:
     """When faults happen, and how many there have been.
 
     Args:
         kinds: Which faults.
-        strikes: Asked at every statement and commit, with the number of those so far.
+        strikes: Asked at every statement and commit: by whom, and the number of theirs so far.
     """
 
     kinds: tuple[Fault, ...]
-    strikes: Callable[[int], bool]
-    seen: int = 0
-    happened: list[tuple[Fault, str]] = field(default_factory=list)
-    thread: int = field(default_factory=threading.get_ident)
+    strikes: Callable[[Role, int], bool]
+    seen: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(Role, 0))
+    happened: list[tuple[Role, Fault, str]] = field(default_factory=list)
 
     def choose(self, what: str, *possible: Fault) -> Fault | None:
         """The fault that happens here, if one does."""
-        kinds = [kind for kind in self.kinds if kind in possible]
-        if not kinds or threading.get_ident() != self.thread:
+        kinds, who = [kind for kind in self.kinds if kind in possible], role()
+        if not kinds or who is None:
             return None
-        self.seen += 1
-        if not self.strikes(self.seen):
+        self.seen[who] += 1
+        if not self.strikes(who, self.seen[who]):
             return None
-        fault = kinds[self.seen % len(kinds)]
-        self.happened.append((fault, what))
+        fault = kinds[self.seen[who] % len(kinds)]
+        self.happened.append((who, fault, what))
         return fault
 
 
-def now_and_then(seed: int, share: float) -> Callable[[int], bool]:
-    """Strikes at random, and the same way for the same seed."""
-    generator = random.Random(seed)
-    return lambda _: generator.random() < share
+def now_and_then(seed: int, share: float) -> Callable[[Role, int], bool]:
+    """Strikes at random, and the same way for the same seed; a checkpoint's few statements more often."""
+    generators = {who: random.Random(f"{seed} {who}") for who in Role}
+    shares = {Role.LOOP: share, Role.WRITER: min(10 * share, 0.3)}
+    return lambda who, _: generators[who].random() < shares[who]
 
 
 @contextmanager
@@ -141,4 +156,5 @@ def _gone(connection: Any) -> Exception:
 
 
 def _driver(connection: Any) -> str:
-    return type(connection).__module__.partition(".")[0]
+    roots = [kind.__module__.partition(".")[0] for kind in type(connection).__mro__]  # ours may be a subclass
+    return next(root for root in roots if root in ("sqlite3", "psycopg", "pymysql"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.lossy import Fault, Losses, losing, now_and_then
+from tests.integration.lossy import Fault, Losses, Role, losing, now_and_then
 from tests.integration.lossy_study import outcome, run, spec_at
 from tunesafe.spec import StudySpec
 from tunesafe.study import opening, patience
@@ -68,7 +68,8 @@ def test_a_server_that_comes_and_goes_changes_nothing_either(
     """The same study, bit for bit, on every database, whatever happens to its connections."""
     losses = Losses(tuple(Fault), now_and_then(7, 0.015))
     assert disturbed(spec_at(server_url), tmp_path, losses) == undisturbed
-    assert {fault for fault, _ in losses.happened} == set(Fault)
+    assert {fault for _, fault, _ in losses.happened} == set(Fault)
+    assert {who for who, _, _ in losses.happened} == set(Role)
 
 
 @pytest.mark.parametrize("sampler", ["grid", "cmaes", pytest.param("nsgaii", marks=pytest.mark.slow)])
@@ -84,20 +85,33 @@ def test_samplers_that_write_are_interrupted_harmlessly(sampler: str, sqlite_url
     assert disturbed(spec_at(sqlite_url, **changes), tmp_path, losses) == outcome(calm)
 
 
+SHORT: dict[str, Any] = {
+    "n_trials": 2,
+    "budget": {"examples": 48, "virtual_epochs": 2},
+    "sampler": {"name": "tpe", "n_startup_trials": 1},
+}
+"""Every kind of statement there is: one trial completes, and one that is drawn from what it has shown is pruned."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", list(Fault), ids=str)
-def test_every_single_statement_and_commit_may_fail(fault: Fault, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+@pytest.mark.parametrize("who", list(Role), ids=lambda who: who.name.lower())
+def test_every_single_statement_and_commit_may_fail(who: Role, fault: Fault, tmp_path: Path) -> None:
     """One loss at each place in turn; that the run comes to its end is how we know that none is left."""
+    calm = spec_at(f"sqlite:///{tmp_path / 'calm.db'}", **SHORT)
+    run(calm, tmp_path)
+    undisturbed = outcome(calm)
+    assert [trial[1].name for trial in undisturbed["optuna"]] == ["COMPLETE", "PRUNED"]
     place = 0
     while True:
         place += 1
-        losses = Losses((fault,), lambda seen, place=place: seen == place)
+        losses = Losses((fault,), lambda role, seen, place=place: (role, seen) == (who, place))
         folder = tmp_path / str(place)
         folder.mkdir()
-        found = disturbed(spec_at(f"sqlite:///{folder / 'study.db'}"), folder, losses)
+        found = disturbed(spec_at(f"sqlite:///{folder / 'study.db'}", **SHORT), folder, losses)
         if not losses.happened:
             break
         assert found == undisturbed, f"{fault} at {place}: {losses.happened}"
         shutil.rmtree(folder)
-    assert place > 100
+    assert place > {Role.LOOP: 50, Role.WRITER: 2}[who]
