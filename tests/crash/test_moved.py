@@ -23,13 +23,14 @@ def move(study: Study, lab: Laboratory, folder: Path) -> Study:
     folder.mkdir()
     for name in FILES:
         shutil.copy(study.folder / name, folder / name)
+    shutil.copytree(study.folder / "crash.db.packs", folder / "crash.db.packs")
     assert (folder / "crash.db-wal").stat().st_size > 0, "nothing was left in the log: this copy would prove little"
     shutil.rmtree(study.folder)
     return Study(lab, study.variation, folder)
 
 
 def test_a_killed_study_copied_to_another_folder_continues_there(lab: Laboratory, survived: Check) -> None:
-    """The database and its write-ahead log are the study; where they lie is not part of it."""
+    """The database, its write-ahead log and its packs are the study; where they lie is not part of it."""
     lab.reference(BASE)
     study = lab.study(BASE)
     study.run_and_die(Kill("report.recorded", 7))

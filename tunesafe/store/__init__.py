@@ -16,6 +16,7 @@ Optuna, nothing that is ever unpickled.
     claims        who may write to a trial: phases, leases, fences
     records       reports with their verdicts, written ahead
     blobs         bytes by hash; checkpoints makes whole states of them; retention forgets some
+    inventory     how many bytes they are, and where
     events, logs  what happened, and what user code printed
     reading       what `tunesafe status` shows; tallies counts trials by where they are
 """

@@ -27,6 +27,7 @@ __all__ = [
     "CHUNK_BYTES",
     "Content",
     "Gone",
+    "StoredBytes",
     "chunkless",
     "content_hash",
     "delete_chunks",
@@ -64,16 +65,39 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """An amount of bytes by where they are, or were.
+
+    Args:
+        in_database: In rows [bytes].
+        in_packs: In files beside it [bytes].
+    """
+
+    in_database: int = 0
+    in_packs: int = 0
+
+    def __add__(self, other: StoredBytes) -> StoredBytes:
+        return StoredBytes(self.in_database + other.in_database, self.in_packs + other.in_packs)
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     """Blobs whose rows are deleted, and whose bytes are still to be.
 
     Args:
         chunks: Sizes of those that are in chunks [bytes], by id.
         places: Where the others are.
+        done: Size of further ones, whose chunks are deleted already [bytes].
     """
 
     chunks: dict[int, int] = field(default_factory=dict)
     places: tuple[Place, ...] = ()
+    done: int = 0
+
+    @property
+    def num_bytes(self) -> StoredBytes:
+        """What is free once all of it is deleted."""
+        return StoredBytes(self.done + sum(self.chunks.values()), sum(place.num_bytes for place in self.places))
 
     @property
     def is_empty(self) -> bool:
@@ -81,7 +105,7 @@ class Gone:
         return not self.chunks and not self.places
 
     def __or__(self, other: Gone) -> Gone:
-        return Gone(self.chunks | other.chunks, self.places + other.places)
+        return Gone(self.chunks | other.chunks, self.places + other.places, self.done + other.done)
 
 
 def content_hash(data: memoryview | bytes | bytearray) -> str:
@@ -239,10 +263,12 @@ def orphans(connection: Connection, uuid: str, older_than_seconds: float) -> lis
 
 
 def chunkless(connection: Connection) -> dict[int, int]:
-    """Chunks whose blob is gone, what a killed sweep left behind: the most they can hold [bytes], by id of the blob."""
+    """Chunks whose blob is gone, what a killed sweep left behind: their size [bytes], by id of the blob."""
     there = exists().where(blobs.c.blob_id == blob_chunks.c.blob_id)
-    query = select(blob_chunks.c.blob_id, func.count()).where(~there).group_by(blob_chunks.c.blob_id)
-    return {blob_id: count * CHUNK_BYTES for blob_id, count in connection.execute(query)}
+    size = func.sum(func.length(blob_chunks.c.data))
+    query = select(blob_chunks.c.blob_id, size).where(~there).group_by(blob_chunks.c.blob_id)
+    # MySQL and PostgreSQL sum integers to decimals.
+    return {blob_id: int(num_bytes) for blob_id, num_bytes in connection.execute(query)}
 
 
 def _places(connection: Connection, sizes: Mapping[int, int]) -> dict[int, Place]:

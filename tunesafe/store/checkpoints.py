@@ -10,16 +10,18 @@ manifest too), and everything is verified when it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select
 
 from tunesafe.contracts import CheckpointInfo, Position, Snapshot, StoredState
-from tunesafe.errors import DamagedError
+from tunesafe.errors import DamagedError, StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
-from tunesafe.store.blobs import Gone, is_named
+from tunesafe.store.blobs import Gone, StoredBytes, is_named
 from tunesafe.store.claims import advance, check_fence
+from tunesafe.store.damage import FoundDamaged, RemovedError, damaged, removed
 from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
 from tunesafe.store.manifests import Described, describe, is_digest, parts_of
@@ -35,12 +37,6 @@ _ONE_TRANSACTION_BYTES = 1 << 20
 """Bytes up to this size are written or deleted in the transaction that names or forgets them."""
 _SAVE_ATTEMPTS = 5
 _T = TypeVar("_T")
-
-
-class _FoundDamaged(DamagedError):
-    def __init__(self, message: str, blob_ids: Collection[int] = ()) -> None:
-        self.blob_ids = blob_ids
-        super().__init__(message)
 
 
 class CheckpointStore:
@@ -72,14 +68,19 @@ class CheckpointStore:
         """
         described = describe(snapshot, self._uuid, number)
         places: Mapping[str, Place] = {}  # what a failed attempt has written to a pack serves the next one
-        for attempt in range(1, _SAVE_ATTEMPTS + 1):
-            try:
-                places = self._write_large(described, number, fence, places)
-                info, left = self._commit(described, number, fence, surplus, places)
-                break
-            except TransientStorageError:
-                if attempt == _SAVE_ATTEMPTS:
-                    raise
+        try:
+            for attempt in range(1, _SAVE_ATTEMPTS + 1):
+                try:
+                    places = self._write_large(described, number, fence, places)
+                    info, left = self._commit(described, number, fence, surplus, places)
+                    break
+                except TransientStorageError:
+                    if attempt == _SAVE_ATTEMPTS:
+                        raise
+        except TunesafeError:
+            with suppress(StorageError):  # else a sweep finds them; on a full disk they had better go at once
+                self._delete_bytes(Gone(places=tuple(places.values())))
+            raise
         self._delete_bytes(left)
         failpoint("checkpoint.swept")
         return info
@@ -95,13 +96,18 @@ class CheckpointStore:
         Raises:
             DamagedError: If anything is missing or is not what was written; the message names trial,
                 example and tensor. Nothing is changed.
+            RemovedError: If another process removes it at this moment.
             StorageError: If the database cannot be read.
         """
-        try:
-            with reading(self._engine) as connection:
-                return self._load(connection, info)
-        except CorruptStorageError as error:
-            raise _damaged(info, f"the database cannot read it ({error})") from error
+        return self._read(info, self._load)
+
+    def manifest(self, info: CheckpointInfo) -> str:
+        """The list of a checkpoint's bytes, verified; of the bytes themselves nothing is read.
+
+        Raises:
+            DamagedError, StorageError: As ``load``.
+        """
+        return self._read(info, self._manifest)
 
     def newest_intact(self, number: int, on_damage: Callable[[DamagedError], None]) -> StoredState | None:
         """The newest checkpoint of a trial that is what was written; ``None`` if there is none.
@@ -114,32 +120,45 @@ class CheckpointStore:
         for info in self.infos(number):
             try:
                 return self.load(info)
+            except RemovedError:
+                continue
             except DamagedError as error:
-                if isinstance(error, _FoundDamaged) and error.blob_ids:
+                if isinstance(error, FoundDamaged) and error.blob_ids:
                     with writing(self._engine) as connection:
                         blobs.mark_damaged(connection, error.blob_ids)
                 on_damage(error)
         return None
 
-    def remove(self, checkpoint_ids: Collection[int]) -> None:
-        """Forget checkpoints, and the bytes no other checkpoint names: rows first, then bytes."""
+    def remove(self, checkpoint_ids: Collection[int]) -> StoredBytes:
+        """Forget checkpoints, and the bytes no other checkpoint names: rows first, then bytes.
+
+        Returns:
+            How many bytes that were.
+        """
+        left = Gone()
         if checkpoint_ids:
             with writing(self._engine) as connection:
                 left = _forget(connection, checkpoint_ids)
             self._delete_bytes(left)
         failpoint("checkpoint.swept")
+        return left.num_bytes
 
-    def sweep_orphans(self, older_than_seconds: float = 3600.0) -> None:
-        """Remove what killed saves and sweeps left behind; a save in progress is younger than that."""
+    def sweep_orphans(self, older_than_seconds: float = 3600.0) -> StoredBytes:
+        """Remove what killed saves and sweeps left behind; a save in progress is younger than that.
+
+        Returns:
+            How many bytes that were.
+        """
         with writing(self._engine) as connection:
             gone = blobs.delete_unreferenced(connection, blobs.orphans(connection, self._uuid, older_than_seconds))
             left = Gone(blobs.chunkless(connection)) | gone
         self._delete_bytes(left)
         if self._packs is not None:
-            with reading(self._engine) as connection:
+            # Under the write lock: a saver that was held up for so long finds in its transaction that its pack is gone.
+            with writing(self._engine) as connection:
                 needed = blobs.needed_places(connection)
-            with translated(self._engine.url):
-                self._packs.sweep(needed, older_than_seconds)
+                return left.num_bytes + StoredBytes(in_packs=self._packs.sweep(needed, older_than_seconds))
+        return left.num_bytes
 
     def _delete_bytes(self, gone: Gone) -> None:
         # A few megabytes at a time: a sweep of gigabytes must not keep others' leases waiting.
@@ -149,8 +168,9 @@ class CheckpointStore:
         if gone.places and self._packs is not None:
             with reading(self._engine) as connection:
                 needed = blobs.needed_places(connection, {place.pack for place in gone.places})
+            named = {place for places in needed.values() for place in places}
             with translated(self._engine.url):
-                self._packs.free(gone.places, needed)
+                self._packs.free([place for place in gone.places if place not in named], needed)
 
     def _write_large(
         self, described: Described, number: int, fence: int, places: Mapping[str, Place]
@@ -165,6 +185,8 @@ class CheckpointStore:
         with reading(self._engine) as connection:
             check_fence(connection, self._uuid, number, fence)
             there = blobs.find_intact(connection, self._uuid, described.contents)
+        if self._packs is not None:
+            places = self._packs.present(places)
         new = [c for name, c in described.contents.items() if name not in there and name not in places]
         if sum(content.data.nbytes for content in new) <= _ONE_TRANSACTION_BYTES:
             return places
@@ -216,6 +238,8 @@ class CheckpointStore:
         position, uuid = described.position, self._uuid
         ids = blobs.lock_intact(connection, uuid, described.contents)
         new = [content for name, content in described.contents.items() if name not in ids]
+        if self._packs is not None and len(self._packs.present(places)) < len(places):
+            raise TransientStorageError("A pack was swept before it was named; it is written again.")
         if new:
             ids |= blobs.write_blobs(connection, uuid, new, places)
             for _ in new:
@@ -246,14 +270,29 @@ class CheckpointStore:
         connection.execute(insert(checkpoint_blobs), named)
         return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now), loose, unused
 
-    def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
+    def _read(self, info: CheckpointInfo, what: Callable[[Connection, CheckpointInfo], _T]) -> _T:
+        try:
+            with reading(self._engine) as connection:
+                return what(connection, info)
+        except CorruptStorageError as error:
+            raise damaged(info, f"the database cannot read it ({error})") from error
+        except DamagedError as error:
+            # Rows go before bytes: what is read in mid-removal has lost its row when we look again.
+            if any(other.checkpoint_id == info.checkpoint_id for other in self.infos(info.number)):
+                raise
+            raise removed(info) from error
+
+    def _manifest(self, connection: Connection, info: CheckpointInfo) -> str:
         by_id = checkpoints.c.checkpoint_id == info.checkpoint_id
         row = connection.execute(select(checkpoints.c.manifest_json, checkpoints.c.digest).where(by_id)).one_or_none()
         if row is None:
-            raise _damaged(info, "it has been removed")
+            raise damaged(info, "it has been removed")
         if not is_digest(row.digest, self._uuid, info.number, info.position, row.manifest_json):
-            raise _damaged(info, "its manifest no longer matches its hash")
-        parts = parts_of(row.manifest_json)
+            raise damaged(info, "its manifest no longer matches its hash")
+        return str(row.manifest_json)
+
+    def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
+        parts = parts_of(self._manifest(connection, info))
         sizes = {part.hash: part.num_bytes for part in parts}
         ids = blobs.find_blobs(connection, self._uuid, sizes)
         names = {blob_id: name for name, blob_id in ids.items()}
@@ -264,7 +303,7 @@ class CheckpointStore:
         for part in parts:
             if part.hash not in intact:
                 found = "no longer matches its hash" if part.hash in ids else "is missing"
-                raise _damaged(info, f"{part.what} {found}", [ids[name] for name in ids if name not in intact])
+                raise damaged(info, f"{part.what} {found}", [ids[name] for name in ids if name not in intact])
         structure = intact[parts[0].hash].decode("utf-8", "surrogatepass")
         return StoredState(info, structure, _own_bytes(intact, [part.hash for part in parts[1:]]))
 
@@ -305,7 +344,7 @@ def _forget(connection: Connection, checkpoint_ids: Collection[int], loose: Coll
     if sum(gone.chunks.values()) > _ONE_TRANSACTION_BYTES:
         return gone
     blobs.delete_chunks(connection, gone.chunks)
-    return Gone(places=gone.places)
+    return Gone(places=gone.places, done=sum(gone.chunks.values()))
 
 
 def _delete_rows(connection: Connection, checkpoint_ids: Collection[int]) -> list[int]:
@@ -335,15 +374,6 @@ def _own_bytes(intact: dict[str, bytearray], names: Iterable[str]) -> tuple[byte
         tensors.append(bytearray(intact[name]) if name in given else intact[name])
         given.add(name)
     return tuple(tensors)
-
-
-def _damaged(info: CheckpointInfo, what: str, blob_ids: Collection[int] = ()) -> _FoundDamaged:
-    return _FoundDamaged(
-        f"Checkpoint of trial {info.number} at example {info.position.examples_seen:,} is damaged: {what}.\n"
-        "Records, other trials and other checkpoints without these bytes are not affected. When the trial is resumed, "
-        "it continues from its newest intact checkpoint.",
-        blob_ids,
-    )
 
 
 def _at(uuid: str, number: int, position: Position) -> tuple[Any, ...]:

@@ -246,12 +246,15 @@ def unended(connection: Connection, uuid: str) -> list[TrialRow]:
     return _select_rows(connection, uuid, trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.HELD)))
 
 
-def restart(connection: Connection, uuid: str, number: int) -> None:
-    """Put an unended trial back to its start; whoever works on it has lost it."""
-    statement = _trial_update(uuid, number).values(
-        fence=trials.c.fence + 1, lease_expires_at=0.0, examples_seen=0, deaths=0
-    )
-    connection.execute(statement)
+def restart(connection: Connection, uuid: str, number: int) -> bool:
+    """Put an unended trial back to its start; whoever works on it has lost it, and a held one runs again.
+
+    Returns whether it still had no end.
+    """
+    statement = _trial_update(uuid, number).where(trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.HELD)))
+    fresh: dict[str, Any] = {"outcome_json": None, "ending": None, "value": None, "ended_at": None}
+    fresh |= {"phase": TrialPhase.CLAIMED, "lease_expires_at": 0.0, "examples_seen": 0, "deaths": 0}
+    return connection.execute(statement.values(fence=trials.c.fence + 1, **fresh)).rowcount == 1
 
 
 def count_phases(connection: Connection, uuid: str) -> dict[TrialPhase, int]:

@@ -46,7 +46,7 @@ def first_open_lock(url: str | URL) -> Iterator[None]:
             yield
         return
     open_engine(canonical).dispose()  # refuses what cannot be a database; creates nothing
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Some network file systems cannot lock folders; SQLite's own lock is what is left there.
         with suppress(OSError):

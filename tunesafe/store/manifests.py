@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tunesafe.contracts import Position, Snapshot
 from tunesafe.store.blobs import Content, content_hash, is_named
 
-__all__ = ["Described", "Part", "describe", "is_digest", "parts_of"]
+__all__ = ["Described", "Part", "TensorEntry", "describe", "is_digest", "parts_of", "tensors_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,24 @@ class Part(NamedTuple):
     """
 
     what: str
+    hash: str
+    num_bytes: int
+
+
+class TensorEntry(NamedTuple):
+    """A tensor as a manifest lists it.
+
+    Args:
+        path: Where it is in the state.
+        dtype: Its element type.
+        shape: Its shape.
+        hash: The name of its bytes; equal bytes have one name and are stored once.
+        num_bytes: How many they are.
+    """
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
     hash: str
     num_bytes: int
 
@@ -88,3 +106,14 @@ def parts_of(manifest_json: str) -> list[Part]:
     name, num_bytes = manifest["structure"]
     tensors = [Part(f"tensor {path!r}", name, size) for path, _, _, name, size in manifest["tensors"]]
     return [Part("its structure", name, num_bytes), *tensors]
+
+
+def tensors_of(manifest_json: str) -> list[TensorEntry]:
+    """The tensors a manifest lists, by index.
+
+    Example:
+        >>> tensors_of('{"structure": ["blake3:0", 2], "tensors": [["model/bias", "float32", [1], "blake3:1", 4]]}')
+        [TensorEntry(path='model/bias', dtype='float32', shape=(1,), hash='blake3:1', num_bytes=4)]
+    """
+    tensors = json.loads(manifest_json)["tensors"]
+    return [TensorEntry(path, dtype, tuple(shape), name, size) for path, dtype, shape, name, size in tensors]

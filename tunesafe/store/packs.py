@@ -10,6 +10,7 @@ are. What a death leaves behind is found by its age and swept.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from uuid import uuid4
 
 from sqlalchemy import URL
 
+from tunesafe.errors import StorageError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.urls import sqlite_path
 
@@ -31,6 +33,8 @@ __all__ = ["PackFolder", "Place", "packs_beside"]
 _ALIGNMENT = 64
 _MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
 _WRITEBACK_BYTES = 16 << 20
+_BLOCK_BYTES = 512
+"""What ``st_blocks`` counts in, whatever the file system's own blocks are."""
 _NAME = re.compile("[0-9a-f]{32}")
 _ENDING, _UNFINISHED = ".pack", ".tmp"
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
@@ -94,18 +98,38 @@ class PackFolder:
         return places
 
     def read(self, place: Place) -> bytearray:
-        """The bytes at a place; fewer where the pack is shorter or gone: verify them."""
+        """The bytes at a place; fewer where the pack is shorter, unreadable or gone: verify them.
+
+        Raises:
+            StorageError: If the whole folder is gone: that is no damage, but a database without its other half.
+            OSError: If it cannot be opened for a reason that is not the pack's own.
+        """
+        if not self.path.is_dir():
+            raise StorageError(
+                f"The folder {self.path} is not there. It holds the large checkpoints of the database beside it; "
+                "nothing was changed. Put it back: a database and its folder of packs are moved and copied together. "
+                "(If it is lost, make an empty folder of that name: trials then go on from what is left.)"
+            )
         data = bytearray(place.num_bytes)
         done = 0
-        # An unreadable sector is damage like any other: what could be read will not match its hash.
-        with suppress(OSError), self._opened(place.pack, os.O_RDONLY) as descriptor, memoryview(data) as view:
-            while done < place.num_bytes:
-                count = os.preadv(descriptor, [view[done:]], place.offset + done)
-                if not count:
-                    break
-                done += count
+        try:
+            with self._opened(place.pack, os.O_RDONLY) as descriptor, memoryview(data) as view:
+                while done < place.num_bytes:
+                    count = os.preadv(descriptor, [view[done:]], place.offset + done)
+                    if not count:
+                        break
+                    done += count
+        except OSError as error:
+            # A pack that is gone, a sector that cannot be read, a place that is none: what is there will not match.
+            if error.errno not in (errno.ENOENT, errno.EIO, errno.EINVAL):
+                raise
         del data[done:]
         return data
+
+    def present(self, places: Mapping[str, Place]) -> dict[str, Place]:
+        """Those of some places, by any name, whose pack is there."""
+        there = {name: self._file(name).exists() for name in {place.pack for place in places.values()}}
+        return {name: place for name, place in places.items() if there[place.pack]}
 
     def free(self, places: Collection[Place], still_needed: Collection[str]) -> None:
         """Give back the space of bytes that no row names any more.
@@ -123,22 +147,46 @@ class PackFolder:
                     if place.pack == name:
                         _punch(descriptor, place.offset, place.num_bytes)
 
-    def sweep(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> None:
+    def sweep(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> int:
         """Remove what killed saves and sweeps left behind; a save in progress is younger than that.
 
         Args:
             needed: By pack, all places in it that a row names.
             older_than_seconds: Least age of what is removed [s].
+
+        Returns:
+            How much space that gave back [bytes].
         """
+        freed = 0
+        for name, file, status in self._left_behind(needed, older_than_seconds):
+            if name is None:
+                file.unlink(missing_ok=True)
+                freed += status.st_blocks * _BLOCK_BYTES
+                continue
+            with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
+                for offset, num_bytes in _gaps(needed[name], status.st_size):
+                    _punch(descriptor, offset, num_bytes)
+                freed += max(status.st_blocks - os.fstat(descriptor).st_blocks, 0) * _BLOCK_BYTES
+        return freed
+
+    def left_behind(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> int:
+        """About how much space ``sweep`` would give back [bytes]; nothing is changed."""
+        return sum(
+            status.st_blocks * _BLOCK_BYTES - (0 if name is None else sum(place.num_bytes for place in needed[name]))
+            for name, _, status in self._left_behind(needed, older_than_seconds)
+        )
+
+    def _left_behind(
+        self, needed: Mapping[str, Collection[Place]], older_than_seconds: float
+    ) -> Iterator[tuple[str | None, Path, os.stat_result]]:
+        """Files nobody needs, and packs that are larger than what is needed of them, these with their names."""
         for name, file, status in self._files():
             if time.time() - status.st_mtime < older_than_seconds:
                 continue
             if file.suffix == _UNFINISHED or name not in needed:
-                file.unlink(missing_ok=True)
-            elif status.st_blocks * 512 > sum(place.num_bytes for place in needed[name]) + (1 << 20):
-                with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
-                    for offset, num_bytes in _gaps(needed[name], status.st_size):
-                        _punch(descriptor, offset, num_bytes)
+                yield None, file, status
+            elif status.st_blocks * _BLOCK_BYTES > sum(place.num_bytes for place in needed[name]) + (1 << 20):
+                yield name, file, status
 
     def _files(self) -> Iterator[tuple[str, Path, os.stat_result]]:
         if not self.path.is_dir():
@@ -169,7 +217,10 @@ class PackFolder:
 def packs_beside(url: URL) -> PackFolder | None:
     """Where the packs of a database are; ``None`` of a server, whose own backup is to find all bytes in its tables."""
     path = sqlite_path(url)
-    return None if path is None else PackFolder(path.with_name(f"{path.name}.packs"))
+    if path is None:
+        return None
+    real = path.resolve()  # as SQLite itself does for its log: one database has one folder, whatever links lead to it
+    return PackFolder(real.with_name(f"{real.name}.packs"))
 
 
 def _write_all(descriptor: int, name: str, contents: Sequence[memoryview]) -> list[Place]:
@@ -216,6 +267,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some file systems sync no folder
+            raise
     finally:
         os.close(descriptor)
 

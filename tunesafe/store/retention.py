@@ -14,7 +14,7 @@ from typing import Literal
 
 from tunesafe.contracts import CheckpointInfo, Ending, Position
 
-__all__ = ["Direction", "Keep", "TrialKeep", "surplus"]
+__all__ = ["Direction", "Keep", "TrialKeep", "at_end_of", "surplus"]
 
 _LIVE_NEWEST = 2
 """One to resume from, and one to fall back on if that is damaged."""
@@ -87,6 +87,12 @@ def surplus(
     return removable
 
 
+def at_end_of(infos: Iterable[CheckpointInfo], virtual_epoch: int | None) -> CheckpointInfo | None:
+    """A trial's checkpoint at the end of a virtual epoch, not part-way in the next; ``None`` if there is none."""
+    at = [info for info in infos if info.position.virtual_epoch == virtual_epoch]
+    return min(at, key=lambda info: info.position, default=None)
+
+
 def _kept(infos: Sequence[CheckpointInfo], trial: TrialKeep, keep: Keep, direction: Direction) -> set[int]:
     match trial.ending:
         case None:
@@ -112,9 +118,9 @@ def _best(infos: Sequence[CheckpointInfo], trial: TrialKeep, count: int, directi
 
 
 def _selected(infos: Sequence[CheckpointInfo], trial: TrialKeep) -> set[int]:
-    """The checkpoint the trial's value is of: at the end of its virtual epoch, not part-way in the next."""
-    at = [info for info in infos if info.position.virtual_epoch == trial.selected_virtual_epoch]
-    return {min(at, key=lambda info: info.position).checkpoint_id} if at else set()
+    """The checkpoint the trial's value is of."""
+    selected = at_end_of(infos, trial.selected_virtual_epoch)
+    return set() if selected is None else {selected.checkpoint_id}
 
 
 def _best_trials(trials: Mapping[int, TrialKeep], count: int, direction: Direction) -> set[int]:

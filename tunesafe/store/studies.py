@@ -140,13 +140,16 @@ def study_names(connection: Connection) -> list[str]:
     return list(connection.execute(select(studies.c.name).order_by(studies.c.name)).scalars())
 
 
-def revision_of(connection: Connection, uuid: str) -> int:
+def revision_of(connection: Connection, uuid: str, *, lock: bool = False) -> int:
     """The study's revision now; a worker that runs an older one stops.
+
+    With ``lock`` it stays that until this transaction ends.
 
     Raises:
         StorageError: If the study is gone.
     """
-    revision = connection.execute(select(studies.c.revision).where(studies.c.uuid == uuid)).scalar_one_or_none()
+    query = select(studies.c.revision).where(studies.c.uuid == uuid)
+    revision = connection.execute(query.with_for_update(read=True) if lock else query).scalar_one_or_none()
     if revision is None:
         raise _gone(uuid)
     return int(revision)

@@ -25,7 +25,8 @@ _ATTRIBUTES = sa.table("trial_system_attributes", sa.column("trial_id"), sa.colu
 def begin_again(connection: Connection, uuid: str, name: str) -> list[int]:
     """Forget what trials without an end have reported and saved, here and in Optuna.
 
-    Whoever works on one of them loses its lease.
+    Whoever works on one of them loses its lease, also where nothing is durable yet: what it holds
+    is of the old study.
 
     Args:
         connection: In a write transaction.
@@ -37,13 +38,15 @@ def begin_again(connection: Connection, uuid: str, name: str) -> list[int]:
     """
     numbers = []
     for row in claims.unended(connection, uuid):
+        # First of all, for it takes the row's lock: who was about to commit has, and nobody else will.
+        if not claims.restart(connection, uuid, row.number):
+            continue  # it has ended meanwhile
         known = records.records_of(connection, uuid, row.number)
         saved = checkpoints.forget_trial(connection, uuid, row.number)
         if not known and not saved:
             continue
         numbers.append(row.number)
         records.forget_trial(connection, uuid, row.number)
-        claims.restart(connection, uuid, row.number)
         trial = _optuna_id(name, row.number)
         connection.execute(sa.delete(_VALUES).where(_VALUES.c.trial_id == trial))
         keys = sorted({write.key for record in known for write in record.writes})

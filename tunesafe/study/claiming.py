@@ -142,12 +142,15 @@ class Claimant:
             return count(connection, self._uuid)
 
     def _check_revision(self, connection: Connection) -> lifecycle.Tally:
-        if studies.revision_of(connection, self._uuid) != self._opened.row.revision:
+        self._require_revision(connection)
+        return count(connection, self._uuid)
+
+    def _require_revision(self, connection: Connection, *, lock: bool = False) -> None:
+        if studies.revision_of(connection, self._uuid, lock=lock) != self._opened.row.revision:
             raise StudyChangedError(
                 f"study {self._spec.name!r} was changed by another command while this worker ran; "
                 "its finished trials are safe; run the same command again to go on with the new version"
             )
-        return count(connection, self._uuid)
 
     def _retake(self, connection: Connection, token: str) -> Claim | None:
         # Where the database was away, the living could not renew: the dead are known, the others get a moment.
@@ -168,6 +171,7 @@ class Claimant:
             # Asked again under Optuna's lock on the study: the earlier commit may have been on its way until now.
             if (made := self._claimed_before(connection, token)) is not None:
                 raise _ClaimedBeforeError(made)
+            self._require_revision(connection, lock=True)  # a change may have been accepted since the other transaction
             number = number_of_newest_trial(connection, self._opened.study_id)
             claim = claims.claim_free(
                 connection, self._uuid, number, self._spec.n_trials, self._owner, self._spec.lease, token

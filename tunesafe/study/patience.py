@@ -52,6 +52,7 @@ class Patience:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._timeout, self._keep, self._sleep = timeout_seconds, keep, sleep
+        self._elder: Patience | None = None
         self._watch: Callable[[Notice], None] | None = None
         self._why_leave: Callable[[], str | None] = lambda: None
         self._told = False
@@ -60,6 +61,12 @@ class Patience:
         self._away_seconds, self._back_at = 0.0, -_FORBEARANCE_SECONDS
         self.num_attempts = 0
         """How often a wait has ended in another attempt; whoever waits is not stuck."""
+
+    def of_another_thread(self) -> Patience:
+        """One for a thread beside this one's: a wait there counts as one here for whoever asks about other's leases."""
+        other = Patience(self._timeout, keep=self._keep, sleep=self._sleep)
+        other._elder = self
+        return other
 
     def listen(self, watch: Callable[[Notice], None], why_leave: Callable[[], str | None]) -> None:
         """Tell ``watch`` when a wait begins and when it is over; wait no longer when ``why_leave`` has a reason."""
@@ -114,6 +121,8 @@ class Patience:
 
     def _over(self, seconds: float) -> None:
         self._away_seconds, self._back_at = seconds, time.monotonic()
+        if self._elder is not None:
+            self._elder._away_seconds, self._elder._back_at = self._away_seconds, self._back_at
         details = {"seconds": round(seconds, 1)}
         if self._keep is not None:
             try:

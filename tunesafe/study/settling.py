@@ -90,7 +90,9 @@ def settle(
         )
         studies.save_sources(connection, row.uuid, program.fingerprint, program.sources)
         note(connection, row.uuid, "changed", {"changes": render_diff(changes), "revision": revision})
-        if any(change.key.startswith(_MEASURED_BY) for change in refused):
+        # Without progress every change is harmless, and yet a trial may be in its first virtual epoch somewhere.
+        weighty = refused if tallies.any_progress(connection, row.uuid) else changes
+        if any(change.key.startswith(_MEASURED_BY) for change in weighty):
             begin_again(connection, row.uuid, spec.name)
         row = replace(row, revision=revision, threads_per_worker=spec.threads_per_worker or row.threads_per_worker)
     if moved := environment.differences(row.environment, here):

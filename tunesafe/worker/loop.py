@@ -6,6 +6,7 @@ whether the trial is new, resumed, or only waits for Optuna to be told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +23,6 @@ from tunesafe.study.claiming import Claimant
 from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.ledger import Ledger
 from tunesafe.study.opening import OpenStudy
-from tunesafe.study.patience import Patience
 from tunesafe.study.retaining import Retainer
 from tunesafe.trackers import Trackers
 from tunesafe.trial.preemption import SignalWatch
@@ -35,6 +35,8 @@ __all__ = ["Left", "Worker"]
 
 _POLL_SECONDS = 1.0
 """How often a worker without work looks whether somebody else's lease has expired [s]."""
+_SWEEP_SECONDS = 600.0
+"""Between two sweeps by one worker, at least [s]."""
 
 
 class Left(StrEnum):
@@ -87,7 +89,8 @@ class Worker:
             live_seconds=opened.row.live_seconds,
             passenger=self._capture,
         )
-        self._patience, self._writing_patience = opened.patience, Patience(opened.spec.storage_timeout)
+        self._patience, self._writing_patience = opened.patience, opened.patience.of_another_thread()
+        self._swept_at = -math.inf
         for patience in (self._patience, self._writing_patience):
             patience.listen(self._watch, self._why_leave)
 
@@ -118,10 +121,10 @@ class Worker:
             StorageError: The database failed; the trial is continued by the next command.
         """
         with self._keeper as keeper:
-            self._patience(self._checkpoints.sweep_orphans)
             while not keeper.timed_out:
                 if self._signals.reason is not None:
                     raise Preempted(self._signals.reason)
+                self._sweep()
                 claim = self._claimant.claim()
                 if claim is None:
                     if not self._claimant.wait_for_others(_POLL_SECONDS):
@@ -131,6 +134,12 @@ class Worker:
                 elif self._attempt(claim, keeper) is Left.TIMED_OUT:
                     return Left.TIMED_OUT
         return Left.TIMED_OUT
+
+    def _sweep(self) -> None:
+        """Remove what deaths have left behind, now and then: what is too young today is not tomorrow."""
+        if monotonic() - self._swept_at > _SWEEP_SECONDS:
+            self._patience(self._checkpoints.sweep_orphans)
+            self._swept_at = monotonic()
 
     def _attempt(self, claim: Claim, keeper: LeaseKeeper) -> Left | None:
         self._number = claim.number

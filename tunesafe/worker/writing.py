@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from tunesafe.errors import Preempted
+from tunesafe.errors import Preempted, StorageError, TunesafeError
 from tunesafe.trial.preemption import SignalWatch
 
 __all__ = ["CheckpointWriter"]
@@ -30,7 +30,9 @@ class CheckpointWriter:
     def __init__(self, signals: SignalWatch) -> None:
         self._signals = signals
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
-        self._thread: threading.Thread | None = None
+        # Not Thread.join: a signal handler that raises in it makes a running thread look finished.
+        self._idle = threading.Event()
+        self._idle.set()
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -72,8 +74,15 @@ class CheckpointWriter:
         self._wait()
         self.check()
         # A daemon: whatever keeps it busy, this process can end; that is a death like any other.
-        self._thread = threading.Thread(target=self._run, args=(write,), name="tunesafe-checkpoint", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(write,), name="tunesafe-checkpoint", daemon=True)
+        self._idle.clear()
+        try:
+            thread.start()
+        except BaseException as error:
+            self._idle.set()
+            if isinstance(error, RuntimeError):
+                raise _unwritten(error) from error
+            raise
 
     def check(self) -> None:
         """Raise what went wrong with a checkpoint, if anything did.
@@ -85,12 +94,22 @@ class CheckpointWriter:
             raise self._error
 
     def _wait(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._idle.wait()
 
     def _run(self, write: Callable[[], object]) -> None:
         try:
             write()
-        except BaseException as error:  # noqa: BLE001 - raised in the training loop, which can act on it
+        except (TunesafeError, Preempted) as error:
             self._error = error
+        except BaseException as error:  # noqa: BLE001 - raised in the training loop, which can act on it
+            self._error = _unwritten(error)
+            self._error.__cause__ = error
+        finally:
+            self._idle.set()
+
+
+def _unwritten(error: BaseException) -> StorageError:
+    return StorageError(
+        f"A checkpoint could not be written: {type(error).__name__}: {error}. Older checkpoints and all reports are "
+        "unharmed. Run the same command again: it continues."
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,14 +13,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 from tests.unit.store.samples import claimed_study, snapshot
 from tunesafe import failpoints
-from tunesafe.errors import DamagedError, StorageError
+from tunesafe.errors import DamagedError, LeaseLostError, StorageError
 from tunesafe.store import blobs
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading, writing
+from tunesafe.store.faults import TransientStorageError
 from tunesafe.store.packs import PackFolder, Place, packs_beside
 
 LARGE = 3 << 20
@@ -276,3 +280,124 @@ def test_two_savers_of_the_same_bytes_keep_one_copy(
     info = store.save(snapshot(2, [data, b"and"]), number=0, fence=1)
     assert bytes(store.load(info).tensors[0]) == data
     assert on_disk(packs_of(store)) < 1.2 * LARGE
+
+
+def test_a_database_has_one_folder_whatever_link_leads_to_it(tmp_path: Path) -> None:
+    """SQLite follows links, so the same database is opened by several names."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "x.db").symlink_to(tmp_path / "real" / "x.db")
+    (tmp_path / "real" / "x.db").touch()
+    folders = {packs_beside(make_url(f"sqlite:///{tmp_path}/{where}/x.db")) for where in ("real", "link")}
+    assert folders == {PackFolder(tmp_path / "real" / "x.db.packs")}
+    assert packs_beside(make_url("postgresql+psycopg://u@h/d")) is None
+
+
+def test_a_database_without_its_folder_is_no_damage(store: CheckpointStore) -> None:
+    """Moved without it: the folder is named, nothing is marked, and put back it is as it was."""
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+    assert store._packs is not None
+    away = store._packs.path.rename(store._packs.path.with_name("forgotten"))
+    with pytest.raises(StorageError, match=r"(?s)The folder .*\.packs is not there.*moved and copied together"):
+        store.newest_intact(0, lambda error: pytest.fail(str(error)))
+    away.rename(store._packs.path)
+    assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
+
+
+def test_a_pack_that_cannot_be_opened_just_now_is_no_damage(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file descriptor left, no permission: an error, and no trial begins at 0 over it."""
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+
+    def refuse(*arguments: object, **options: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StorageError, match="Too many open files"):
+            store.newest_intact(0, lambda error: pytest.fail(str(error)))
+    assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
+
+
+def test_a_saver_held_up_until_its_pack_was_swept_writes_it_again(
+    engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that slept for an hour between the pack and its row."""
+    commit = store._commit
+
+    def sleep_then_commit(*arguments: object) -> object:
+        monkeypatch.undo()
+        CheckpointStore(engine, store._uuid, store._packs).sweep_orphans(-1)
+        assert packs_of(store) == []
+        return commit(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "_commit", sleep_then_commit)
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+    assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
+
+
+def test_a_save_that_fails_leaves_no_pack_behind(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk every try would otherwise take more of it; and a lost trial's bytes are nobody's."""
+    for error in (StorageError("the disk is full"), LeaseLostError("another worker has it")):
+
+        def fail(*arguments: object, error: Exception = error) -> object:
+            raise error
+
+        monkeypatch.setattr(store, "_commit", fail)
+        with pytest.raises(type(error)):
+            store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+        assert packs_of(store) == []
+
+
+def test_bytes_that_are_named_are_not_given_back_whoever_asks(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit whose confirmation was lost has named them."""
+    commit, calls = store._commit, 0
+
+    def lose_the_reply(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        result = commit(*arguments)  # type: ignore[arg-type]
+        if calls == 1:
+            raise TransientStorageError("the reply was lost")
+        return result
+
+    monkeypatch.setattr(store, "_commit", lose_the_reply)
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+    assert calls == 2
+    assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_not_called_damaged(
+    engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export beside a study that goes on: it was removed, and the next try takes what there is now."""
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+    read = PackFolder.read
+
+    def remove_then_read(folder: PackFolder, place: Place) -> bytearray:
+        monkeypatch.undo()
+        CheckpointStore(engine, store._uuid, store._packs).remove([info.checkpoint_id])
+        return read(folder, place)
+
+    monkeypatch.setattr(PackFolder, "read", remove_then_read)
+    with pytest.raises(RemovedError, match="was removed while it was being read"):
+        store.load(info)
+
+
+def test_a_folder_that_cannot_be_synced_is_used_all_the_same(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some shared folders refuse it; SQLite does not mind either."""
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
+    assert bytes(store.load(info).tensors[0]) == bytes(LARGE)

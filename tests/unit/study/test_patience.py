@@ -155,3 +155,15 @@ def test_who_just_waited_takes_no_lease_that_ran_out_meanwhile(sqlite_url: str, 
         assert here.claim().number != number
         time.sleep(20.0)
         assert here.claim().number == number
+
+
+def test_a_wait_in_another_thread_is_a_wait_for_the_leases_of_others_too(time: Time) -> None:
+    """They could not be renewed meanwhile, whoever of us was waiting."""
+    kept: list[str] = []
+    patience = Patience(600.0, keep=lambda kind, details: kept.append(kind), sleep=time.sleep)
+    other = patience.of_another_thread()
+    ears(other)
+    assert patience.forbearance_seconds == 0.0
+    assert other(failing(20)) == "done"
+    assert patience.forbearance_seconds == other.forbearance_seconds > 1.0
+    assert kept == ["storage_back"]

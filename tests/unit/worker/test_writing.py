@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -117,3 +118,40 @@ def test_a_second_signal_waits_for_nothing(slow: Slow) -> None:
         signals.urgent = True
         raise Preempted("SIGTERM, twice")
     assert not slow.ended.is_set()
+
+
+class RudeHandlerError(Exception):
+    """What a user's own signal handler may raise, wherever the loop is."""
+
+
+def test_a_handler_that_raises_while_the_loop_waits_does_not_end_the_wait(slow: Slow) -> None:
+    """The memory of a checkpoint that is still being written is not given out again."""
+
+    def raise_it(*arguments: object) -> None:
+        raise RudeHandlerError
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        with CheckpointWriter(SignalWatch()) as writer:
+            writer.submit(slow)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(RudeHandlerError):
+                writer.memory(10)
+            threading.Timer(0.05, slow.may_end.set).start()
+            writer.memory(10)
+            assert slow.ended.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_is_no_error_of_ours_becomes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread, no memory: the attempt ends without an outcome, and it is not user code that failed."""
+    with pytest.raises(StorageError, match="MemoryError"), CheckpointWriter(SignalWatch()) as writer:
+        writer.submit(lambda: fail(MemoryError("no room")))
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(StorageError, match="can't start new thread"), CheckpointWriter(SignalWatch()) as writer:
+        writer.submit(lambda: None)
