@@ -24,12 +24,16 @@ def help_of(*command: str) -> str:
 
 
 def commands() -> list[str]:
-    """Every command."""
-    _, _, listed = help_of().partition("Commands:")
+    """Every command; one of a group with the group's name before it."""
+    return [command for name in _listed() for command in ([f"{name} {each}" for each in _listed(name)] or [name])]
+
+
+def _listed(*group: str) -> list[str]:
+    _, _, listed = help_of(*group).partition("Commands:")
     return re.findall(r"^  (\w[\w-]*)", listed, re.MULTILINE)
 
 
 def options(command: str) -> set[str]:
     """Long options of a command, without ``--help``."""
-    _, _, listed = help_of(command).partition("Options:")
+    _, _, listed = help_of(*command.split()).partition("Options:")
     return set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", listed, re.MULTILINE)) - {"--help"}

@@ -39,7 +39,9 @@ def test_importing_is_light(module: str) -> None:
     assert heavy_modules_after(f"import {module}") == []
 
 
-@pytest.mark.parametrize("command", ["--help", "status --help", "status no-such-study.yaml"])
+@pytest.mark.parametrize(
+    "command", ["--help", "status --help", "status no-such-study.yaml", "checkpoints list no-such-study.yaml"]
+)
 def test_reading_commands_are_light(command: str) -> None:
     """``tunesafe status`` answers as fast as its database does."""
     assert heavy_modules_after(f"import tunesafe.cli; tunesafe.cli.main({command.split()!r})") == []

@@ -42,6 +42,10 @@ COMMANDS = {
     "best": {"--json"},
     "logs": {"--json"},
     "export": {"--json", "--output", "--trial", "--virtual-epoch"},
+    "checkpoints list": {"--json", "--trial"},
+    "checkpoints show": {"--json", "--virtual-epoch"},
+    "checkpoints verify": {"--json", "--trial"},
+    "checkpoints prune": {"--json", "--dry-run"},
 }
 
 

@@ -2,7 +2,8 @@
 
     study      Study, load_study, open_stored
     views      what reading gives: frozen values
-    stored     reading a stored study
+    stored     reading a stored study; checkpoints: what it has stored of states
+    pruning    removing checkpoints nobody asked to keep (Optuna)
     running    running and checking one (torch, Optuna, user code)
     exporting  a trial's weights, story and code as files (torch)
 
@@ -11,16 +12,22 @@ Importing it brings neither torch nor Optuna.
 
 from __future__ import annotations
 
+from tunesafe.api.checkpoints import CheckpointContent, CheckpointList, CheckpointView, PruneResult, VerifiedCheckpoint
 from tunesafe.api.study import Study, load_study, open_stored
 from tunesafe.api.views import RunResult, StudyPlan, StudyStatus, TrialState, TrialView
 
 __all__ = [
+    "CheckpointContent",
+    "CheckpointList",
+    "CheckpointView",
+    "PruneResult",
     "RunResult",
     "Study",
     "StudyPlan",
     "StudyStatus",
     "TrialState",
     "TrialView",
+    "VerifiedCheckpoint",
     "load_study",
     "open_stored",
 ]

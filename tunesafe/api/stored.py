@@ -131,8 +131,8 @@ class StoredStudy:
 
     def checkpoints(self, number: int) -> list[CheckpointInfo]:
         """The checkpoints a trial has, newest first."""
-        with _engine(self.url) as engine:
-            return CheckpointStore(engine, self.row().uuid, packs_beside(engine.url)).infos(number)
+        with self.checkpoint_store() as store:
+            return store.infos(number)
 
     def state(self, checkpoint: CheckpointInfo) -> StoredState:
         """A checkpoint, verified.
@@ -140,8 +140,14 @@ class StoredStudy:
         Raises:
             DamagedError: If it is not what was written.
         """
+        with self.checkpoint_store() as store:
+            return store.load(checkpoint)
+
+    @contextmanager
+    def checkpoint_store(self) -> Iterator[CheckpointStore]:
+        """All checkpoints, for several questions; with it nothing can be written."""
         with _engine(self.url) as engine:
-            return CheckpointStore(engine, self.row().uuid, packs_beside(engine.url)).load(checkpoint)
+            yield CheckpointStore(engine, self.row().uuid, packs_beside(engine.url))
 
     def _no_trial(self, connection: Connection, row: studies.StudyRow, number: int) -> str:
         trials = claims.trial_rows(connection, row.uuid)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesafe.api.checkpoints import (
+    CheckpointContent,
+    CheckpointList,
+    PruneResult,
+    VerifiedCheckpoint,
+    checkpoint_content,
+    list_checkpoints,
+    verify_checkpoints,
+)
 from tunesafe.api.stored import StoredStudy, study_in
 from tunesafe.api.views import RunResult, StudyPlan, StudyStatus, TrialView
 from tunesafe.contracts import Event, LogChunk, Notice
@@ -189,6 +198,48 @@ class Study:
         from tunesafe.api import exporting  # noqa: PLC0415
 
         return exporting.export(self._stored, Path(directory), trial, virtual_epoch)
+
+    def checkpoints(self, trial: int | None = None) -> CheckpointList:
+        """The checkpoints there are, of the study or of one trial, and how many bytes they take.
+
+        Raises:
+            SpecError: If there is no such trial.
+        """
+        return list_checkpoints(self._stored, trial)
+
+    def checkpoint(self, trial: int, virtual_epoch: int | None = None) -> CheckpointContent:
+        """What one checkpoint consists of, tensor by tensor; the trial's newest by default.
+
+        Raises:
+            SpecError: If there is no such trial or no such checkpoint.
+            DamagedError: If the list of its tensors is damaged.
+        """
+        return checkpoint_content(self._stored, trial, virtual_epoch)
+
+    def verify_checkpoints(self, trial: int | None = None) -> Iterator[VerifiedCheckpoint]:
+        """Read checkpoints to their last byte, one after the other; nothing is changed.
+
+        Yields:
+            Each as soon as it is read; ``damage`` says what is not as it was written.
+
+        Raises:
+            SpecError: If there is no such trial.
+        """
+        return verify_checkpoints(self._stored, trial)
+
+    def prune_checkpoints(self, *, dry_run: bool = False) -> PruneResult:
+        """Remove what ``checkpoint.keep`` does not ask for of trials that are over, and what killed processes left.
+
+        The rules are those the study last ran with. Others may work on the study meanwhile; what a
+        live trial goes on from is not touched.
+
+        Args:
+            dry_run: Only say what would be removed.
+        """
+        # Brings Optuna, which reading a study does without.
+        from tunesafe.api import pruning  # noqa: PLC0415
+
+        return pruning.prune_checkpoints(self._stored, dry_run=dry_run)
 
     def _needs_folder(self) -> Path:
         if self._folder is None:

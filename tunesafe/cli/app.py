@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesafe import __version__
-from tunesafe.cli import checking, exporting, reading, running, starting
+from tunesafe.cli import checking, checkpoints, exporting, reading, running, starting
 from tunesafe.errors import ExitCode, TunesafeError
 
 __all__ = ["main"]
@@ -38,6 +38,7 @@ for _command in (
     exporting.export,
 ):
     _app.command()(_command)
+_app.add_typer(checkpoints.app, name="checkpoints")
 
 
 def _print_version(wanted: bool) -> None:

@@ -14,11 +14,31 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tunesafe.api import StudyPlan, StudyStatus, TrialView
+from tunesafe.api import (
+    CheckpointContent,
+    CheckpointList,
+    CheckpointView,
+    PruneResult,
+    StudyPlan,
+    StudyStatus,
+    TrialView,
+    VerifiedCheckpoint,
+)
 from tunesafe.api.views import utc
 from tunesafe.contracts import Event, LogChunk
 
-__all__ = ["export_document", "log_document", "plan_document", "status_document", "to_json", "trial_document"]
+__all__ = [
+    "checkpoint_document",
+    "checkpoints_document",
+    "export_document",
+    "log_document",
+    "plan_document",
+    "prune_document",
+    "status_document",
+    "to_json",
+    "trial_document",
+    "verified_document",
+]
 
 
 def to_json(document: Any) -> str:
@@ -132,6 +152,92 @@ def export_document(folder: Path, files: Sequence[str], story: Mapping[str, Any]
 def plan_document(plan: StudyPlan) -> dict[str, Any]:
     """``tunesafe check --json``: the fields of :class:`tunesafe.api.StudyPlan`; ``num_batches`` by batch size."""
     return _fields(plan) | {"num_batches": {str(size): count for size, count in plan.num_batches.items()}}
+
+
+def checkpoints_document(study: str, found: CheckpointList) -> dict[str, Any]:
+    """``tunesafe checkpoints list --json``.
+
+    ``study, checkpoints [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected}], bytes,
+    stored {in_database, in_packs}``.
+    """
+    return {
+        "study": study,
+        "checkpoints": [_checkpoint_document(checkpoint) for checkpoint in found.checkpoints],
+        "bytes": found.num_bytes,
+        "stored": _fields(found.stored),
+    }
+
+
+def checkpoint_document(content: CheckpointContent) -> dict[str, Any]:
+    """``tunesafe checkpoints show --json``.
+
+    ``number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected, structure {bytes, hash},
+    tensors [{path, dtype, shape, bytes, hash}]``.
+    """
+    return {
+        **_checkpoint_document(content.checkpoint),
+        "structure": {"bytes": content.structure_bytes, "hash": content.structure_hash},
+        "tensors": [
+            {
+                "path": tensor.path,
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "bytes": tensor.num_bytes,
+                "hash": tensor.hash,
+            }
+            for tensor in content.tensors
+        ],
+    }
+
+
+def verified_document(study: str, found: Sequence[VerifiedCheckpoint]) -> dict[str, Any]:
+    """``tunesafe checkpoints verify --json``.
+
+    ``study, intact, damaged, checkpoints [{number, virtual_epoch, examples_seen, bytes, damage}]``; ``damage``
+    is ``null`` where there is none.
+    """
+    damaged = sum(checkpoint.damage is not None for checkpoint in found)
+    return {
+        "study": study,
+        "intact": len(found) - damaged,
+        "damaged": damaged,
+        "checkpoints": [
+            {
+                "number": checkpoint.number,
+                "virtual_epoch": checkpoint.virtual_epoch,
+                "examples_seen": checkpoint.examples_seen,
+                "bytes": checkpoint.num_bytes,
+                "damage": checkpoint.damage,
+            }
+            for checkpoint in found
+        ],
+    }
+
+
+def prune_document(study: str, result: PruneResult) -> dict[str, Any]:
+    """``tunesafe checkpoints prune --json``.
+
+    ``study, dry_run, removed [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected}],
+    freed {in_database, in_packs}``.
+    """
+    return {
+        "study": study,
+        "dry_run": result.dry_run,
+        "removed": [_checkpoint_document(checkpoint) for checkpoint in result.removed],
+        "freed": _fields(result.freed),
+    }
+
+
+def _checkpoint_document(checkpoint: CheckpointView) -> dict[str, Any]:
+    return {
+        "number": checkpoint.number,
+        "virtual_epoch": checkpoint.virtual_epoch,
+        "examples_seen": checkpoint.examples_seen,
+        "bytes": checkpoint.num_bytes,
+        "own_bytes": checkpoint.own_bytes,
+        "created": _moment(checkpoint.created),
+        "selected": checkpoint.selected,
+    }
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tunesafe.api import StudyPlan, StudyStatus, TrialState, TrialView
+from tunesafe.api import (
+    CheckpointContent,
+    CheckpointList,
+    CheckpointView,
+    PruneResult,
+    StudyPlan,
+    StudyStatus,
+    TrialState,
+    TrialView,
+    VerifiedCheckpoint,
+)
 from tunesafe.api.views import ENDED, utc
 from tunesafe.cli import render
 from tunesafe.contracts import Event, Report
 
-__all__ = ["plan_page", "status_page", "trial_page"]
+__all__ = [
+    "checkpoint_page",
+    "checkpoints_page",
+    "plan_page",
+    "prune_sentence",
+    "removed_page",
+    "status_page",
+    "trial_page",
+    "verified_line",
+]
 
 _NOTES = {
     "reclaimed": "times a trial was taken over from a worker that died",
@@ -176,3 +195,80 @@ def _plan_lines(plan: StudyPlan) -> Iterator[str]:
     yield f"each trial {length}, {plan.virtual_epochs} virtual epochs"
     for size, count in plan.num_batches.items():
         yield f"           batch size {size}: {count} {'batch' if count == 1 else 'batches'} in the first virtual epoch"
+
+
+def checkpoints_page(found: CheckpointList) -> str:
+    """What ``tunesafe checkpoints list`` prints."""
+    stored, listed = found.stored, len(found.checkpoints)
+    states = f"{listed} {'state' if listed == 1 else 'states'} of {render.size(found.num_bytes)}"
+    kept = f"the study stores {render.size(stored.in_database + stored.in_packs)}, equal bytes once"
+    where = f"{render.size(stored.in_database)} in the database, {render.size(stored.in_packs)} in packs beside it"
+    totals = f"{states}; {kept}: {where}"
+    return f"{_checkpoint_table(found.checkpoints)}\n\n{totals}" if found.checkpoints else totals
+
+
+def _checkpoint_table(checkpoints: Sequence[CheckpointView]) -> str:
+    rows = [
+        (
+            str(checkpoint.number),
+            str(checkpoint.virtual_epoch),
+            render.examples(checkpoint.examples_seen),
+            f"{checkpoint.num_bytes:,}",
+            f"{checkpoint.own_bytes:,}",
+            render.moment(checkpoint.created),
+            "selected" if checkpoint.selected else "",
+        )
+        for checkpoint in checkpoints
+    ]
+    return render.table(("trial", "virtual epoch", "examples", "bytes", "its alone", "made", ""), rows)
+
+
+def checkpoint_page(content: CheckpointContent) -> str:
+    """What ``tunesafe checkpoints show`` prints."""
+    checkpoint = content.checkpoint
+    selected = "  selected" if checkpoint.selected else ""
+    rows = [
+        (tensor.path, tensor.dtype, _shape(tensor.shape), f"{tensor.num_bytes:,}", tensor.hash)
+        for tensor in content.tensors
+    ]
+    return "\n".join(
+        (
+            f"trial {checkpoint.number}  virtual epoch {checkpoint.virtual_epoch}  "
+            f"at example {render.examples(checkpoint.examples_seen)}{selected}",
+            f"made      {render.moment(checkpoint.created)}",
+            f"bytes     {checkpoint.num_bytes:,}, {checkpoint.own_bytes:,} of them in no other checkpoint",
+            f"structure {content.structure_bytes:,} bytes  {content.structure_hash}",
+            "",
+            render.table(("tensor", "type", "shape", "bytes", "hash"), rows),
+        )
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def verified_line(checkpoint: VerifiedCheckpoint) -> str:
+    """What ``tunesafe checkpoints verify`` prints of one; of a damaged one its error's first sentence."""
+    if checkpoint.damage is not None:
+        return checkpoint.damage.partition("\n")[0]
+    return f"Checkpoint of trial {checkpoint.number} at example {checkpoint.examples_seen:,} is intact."
+
+
+def removed_page(result: PruneResult) -> str:
+    """What ``tunesafe checkpoints prune`` prints: what it removed."""
+    return _checkpoint_table(result.removed)
+
+
+def prune_sentence(result: PruneResult) -> str:
+    """What ``tunesafe checkpoints prune`` says at its end."""
+    count, freed = len(result.removed), result.freed
+    if not count and freed.in_database + freed.in_packs == 0:
+        return "nothing to remove: trials that are over keep what checkpoint.keep asks for, and nothing else is left"
+    did, does = ("would remove", "would free") if result.dry_run else ("removed", "freed")
+    in_database = f"{render.size(freed.in_database)} in the database"
+    reused = " (used again by what comes; a SQLite file does not shrink)" if freed.in_database else ""
+    return (
+        f"{did} {count} {'checkpoint' if count == 1 else 'checkpoints'}; "
+        f"{does} {in_database}{reused} and {render.size(freed.in_packs)} in packs beside it"
+    )

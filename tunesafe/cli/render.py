@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-__all__ = ["assignments", "duration", "examples", "indented", "moment", "number", "shortened", "table"]
+__all__ = ["assignments", "duration", "examples", "indented", "moment", "number", "shortened", "size", "table"]
 
 
 def number(value: float | None) -> str:
@@ -33,6 +33,22 @@ def examples(count: int) -> str:
         '20,549'
     """
     return f"{count:,}"
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes, to three significant digits.
+
+    Example:
+        >>> [size(num_bytes) for num_bytes in (812, 1_000, 123_456, 999_999, 2_500_000_000)]
+        ['812 bytes', '1 kB', '123 kB', '1 MB', '2.5 GB']
+    """
+    if num_bytes < 1_000:
+        return f"{num_bytes} bytes"
+    for unit, power in (("kB", 1), ("MB", 2), ("GB", 3), ("TB", 4)):
+        shown = float(f"{num_bytes / 1_000**power:.3g}")
+        if shown < 1_000 or unit == "TB":
+            break
+    return f"{shown:g} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,8 @@
-"""Removing the checkpoints nobody asked to keep, while the study runs.
+"""Removing the checkpoints nobody asked to keep, while the study runs and afterwards.
 
 Which ones is ``store.retention``'s pure decision; here is only what it has to be shown: the
 trial at hand, and, when it has ended, the trials that may have lost their place among the
-study's best to it.
+study's best to it; or, for who prunes by hand, every trial that is over.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from tunesafe.contracts import Position, Record, TrialPhase
+from tunesafe.contracts import CheckpointInfo, Position, Record, TrialPhase, TrialRow
 from tunesafe.spec import StudySpec
 from tunesafe.store import claims, records, tallies
 from tunesafe.store.checkpoints import CheckpointStore, Surplus
@@ -21,7 +21,7 @@ from tunesafe.store.retention import Keep, TrialKeep, surplus
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.patience import patiently
 
-__all__ = ["Retainer"]
+__all__ = ["Retainer", "surplus_of_ended"]
 
 
 class Retainer:
@@ -39,7 +39,7 @@ class Retainer:
 
     def of_live(self, number: int, history: Sequence[Record]) -> Surplus:
         """What a live trial will not fall back on once it has a new checkpoint, for ``CheckpointStore.save``."""
-        trial = TrialKeep(None, objectives=self._objectives(history))
+        trial = TrialKeep(None, objectives=_objectives(history, self._spec))
         return lambda infos: surplus(infos, {number: trial}, self._keep, self._spec.objective.direction)
 
     @patiently
@@ -49,25 +49,44 @@ class Retainer:
             best = tallies.best_numbers(
                 connection, self._uuid, self._spec.objective.direction, self._keep.study_best + 1
             )
-            trials = {n: self._trial_keep(connection, n) for n in {number, *best}}
+            rows = [claims.trial_row(connection, self._uuid, n) for n in {number, *best}]
+            trials = {row.number: _trial_keep(connection, self._uuid, self._spec, row) for row in rows if row}
         infos = [info for number in trials for info in self._checkpoints.infos(number)]
         self._checkpoints.remove(surplus(infos, trials, self._keep, self._spec.objective.direction))
 
-    def _trial_keep(self, connection: Connection, number: int) -> TrialKeep:
-        row = claims.trial_row(connection, self._uuid, number)
-        if row is None or row.outcome is None or row.phase is TrialPhase.HELD:
-            return TrialKeep(None)
-        history = records.records_of(connection, self._uuid, number)
-        outcome = row.outcome
-        return TrialKeep(outcome.ending, outcome.value, outcome.selected_virtual_epoch, self._objectives(history))
 
-    def _objectives(self, history: Sequence[Record]) -> dict[Position, float]:
-        return {
-            Position(record.report.examples_seen, record.report.virtual_epoch): record.report.metrics.get(
-                self._spec.objective.metric, math.nan
-            )
-            for record in history
-        }
+def surplus_of_ended(engine: Engine, uuid: str, spec: StudySpec, checkpoints: CheckpointStore) -> list[CheckpointInfo]:
+    """The checkpoints of trials that are over which the study does not ask to keep; of all others none.
+
+    What this names may be removed at any later time: a trial that is over stays so, and one that
+    has lost its place among the study's best does not get it back.
+    """
+    keep, direction = _keep_of(spec), spec.objective.direction
+    infos = checkpoints.infos()
+    with reading(engine) as connection:
+        best = tallies.best_numbers(connection, uuid, direction, keep.study_best)
+        shown = {info.number for info in infos}.union(best)
+        rows = [row for row in claims.trial_rows(connection, uuid) if row.number in shown]
+        trials = {row.number: _trial_keep(connection, uuid, spec, row) for row in rows}
+    told = {row.number for row in rows if row.phase is TrialPhase.TOLD}
+    unwanted = surplus([info for info in infos if info.number in told], trials, keep, direction)
+    return [info for info in infos if info.checkpoint_id in unwanted]
+
+
+def _trial_keep(connection: Connection, uuid: str, spec: StudySpec, row: TrialRow) -> TrialKeep:
+    if row.outcome is None or row.phase is TrialPhase.HELD:
+        return TrialKeep(None)
+    outcome, history = row.outcome, records.records_of(connection, uuid, row.number)
+    return TrialKeep(outcome.ending, outcome.value, outcome.selected_virtual_epoch, _objectives(history, spec))
+
+
+def _objectives(history: Sequence[Record], spec: StudySpec) -> dict[Position, float]:
+    return {
+        Position(record.report.examples_seen, record.report.virtual_epoch): record.report.metrics.get(
+            spec.objective.metric, math.nan
+        )
+        for record in history
+    }
 
 
 def _keep_of(spec: StudySpec) -> Keep:

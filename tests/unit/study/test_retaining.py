@@ -12,7 +12,7 @@ from tests.unit.study.studies import PRUNED, RAISED, Desk, complete, opened, sna
 from tunesafe.contracts import Claim, Outcome, TrialPhase
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.packs import packs_beside
-from tunesafe.study.retaining import Retainer
+from tunesafe.study.retaining import Retainer, surplus_of_ended
 
 
 class Trainer:
@@ -115,3 +115,27 @@ def test_what_is_kept_can_be_loaded(sqlite_url: str) -> None:
         assert trainer.kept() == {1: [3, 4]}
         infos = trainer.checkpoints.infos(1)
         assert [bytes(trainer.checkpoints.load(info).tensors[0]) for info in infos] == [b"frozen"] * 2
+
+
+def test_by_hand_only_what_trials_that_are_over_need_not_keep_is_named(sqlite_url: str) -> None:
+    """Claimed, held and closing trials keep everything, whatever the rules say."""
+    every = {"keep": {"last": 4, "best": 4, "study_best": 1}}
+    with training(sqlite_url, checkpoint=every) as trainer:
+        trainer.end(trainer.train(4.0, 1.0, 3.0, 2.0), complete(2.0))
+        trainer.end(trainer.train(4.0, 1.0, 3.0, 9.0), complete(9.0))
+        trainer.end(trainer.train(5.0, 5.0), RAISED)
+        closing = trainer.train(1.0, 1.0, 1.0, 1.0)
+        trainer.desk.ledger.finish(closing, complete(1.0))
+        before = trainer.kept()
+        assert {number: before[number] for number in (0, 1, 2)} == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4], 2: [1, 2]}
+        uuid, spec = trainer.desk.uuid, trainer.desk.study.spec
+        assert surplus_of_ended(trainer.desk.engine, uuid, spec, trainer.checkpoints) == []
+        fewer = spec.model_copy(
+            update={
+                "checkpoint": spec.checkpoint.model_copy(update={"keep": type(spec.checkpoint.keep)(last=1, best=0)})
+            }
+        )
+        unwanted = surplus_of_ended(trainer.desk.engine, uuid, fewer, trainer.checkpoints)
+        trainer.checkpoints.remove([info.checkpoint_id for info in unwanted])
+        assert trainer.kept() == {**before, 0: [4], 1: [4]}
+        assert surplus_of_ended(trainer.desk.engine, uuid, fewer, trainer.checkpoints) == []
