@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Comparison", "compare", "quartiles"]
+__all__ = ["Comparison", "Information", "compare", "quartiles"]
 
 Side = Callable[[], float]
 """Makes one measurement, setting up outside of it."""
@@ -62,6 +62,19 @@ class Comparison:
         if self.at_least is not None:
             return f"at least {self.at_least:.2f}" + (f", aim {self.aim:g}" if self.aim else "")
         return "for information" if self.at_most is None else f"at most {self.at_most:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Information:
+    """What was measured without another side to compare it with.
+
+    Args:
+        claim: Of what.
+        text: How it came out.
+    """
+
+    claim: str
+    text: str
 
 
 def compare(

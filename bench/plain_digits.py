@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from torch.nn import functional as F
+from by_hand import SEED, train_by_hand
 
-from tunesafe.clock import Plan
-from tunesafe.contracts import Position
-from tunesafe.data.order import Order
-from tunesafe.data.seeding import seed_everything
-from tunesafe.seeds import trial_seed
 from tunesafe.store.engine import apply_pragmas, connect_kwargs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "studies"))
-from digits import build, digits
-
-_SEED, _VIRTUAL_EPOCHS = 17, 15
 
 
 def main(settings: dict[str, Any]) -> list[list[float]]:
@@ -38,7 +27,7 @@ def main(settings: dict[str, Any]) -> list[list[float]]:
     storage.engine.dispose()
     study = optuna.create_study(
         storage=storage,
-        sampler=optuna.samplers.TPESampler(n_startup_trials=8, seed=_SEED),
+        sampler=optuna.samplers.TPESampler(n_startup_trials=8, seed=SEED),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
     )
     for params in settings["params"]:
@@ -48,39 +37,19 @@ def main(settings: dict[str, Any]) -> list[list[float]]:
 
 
 def _train(trial: optuna.Trial, passes: int) -> float:
-    (x, y), (x_valid, y_valid) = digits()
-    batch_size = trial.suggest_categorical("batch_size", [16, 32, 64, 128, 256])
-    name = trial.suggest_categorical("optimizer", ["sgd", "adam"])
-    lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
-    momentum = trial.suggest_float("momentum", 0.0, 0.99) if name == "sgd" else 0.0
-    hidden = trial.suggest_int("hidden", 16, 256, step=16)
-    dropout = trial.suggest_float("dropout", 0.0, 0.5)
-    seed = trial_seed(_SEED, trial.number)
-    seed_everything(seed)
-    model = build(hidden, dropout)
-    if name == "sgd":
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=1e-4)
-    else:
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=1e-4)
-    plan = Plan(passes * len(x), _VIRTUAL_EPOCHS, batch_size)
-    order = torch.from_numpy(Order(len(x), seed).indices(0, plan.total))
+    params: dict[str, Any] = {
+        "batch_size": trial.suggest_categorical("batch_size", [16, 32, 64, 128, 256]),
+        "optimizer": trial.suggest_categorical("optimizer", ["sgd", "adam"]),
+        "lr": trial.suggest_float("lr", 1e-4, 1e-1, log=True),
+    }
+    if params["optimizer"] == "sgd":
+        params["momentum"] = trial.suggest_float("momentum", 0.0, 0.99)
+    params["hidden"] = trial.suggest_int("hidden", 16, 256, step=16)
+    params["dropout"] = trial.suggest_float("dropout", 0.0, 0.5)
     values = []
-    start = 0
-    for epoch in range(_VIRTUAL_EPOCHS):
-        model.train()
-        for batch in plan.epoch_batches(Position(start, epoch)):
-            indices = order[batch.start : batch.start + batch.size]
-            loss = F.cross_entropy(model(x[indices]), y[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            start = batch.start + batch.size
-        model.eval()
-        with torch.no_grad():
-            logits = model(x_valid)
-        values.append(float(F.cross_entropy(logits, y_valid)))
-        (logits.argmax(1) == y_valid).float().mean().item()  # measured as ours is, reported nowhere
-        trial.report(values[-1], epoch + 1)
+    for value in train_by_hand(trial.number, params, passes):
+        values.append(value)
+        trial.report(value, len(values))
         if trial.should_prune():
             raise optuna.TrialPruned
     return min(values)

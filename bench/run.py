@@ -1,4 +1,4 @@
-"""What tunesafe costs: ``python bench/run.py [loops] [study] [status] [--quick] [--pairs N]``.
+"""What tunesafe costs: ``python bench/run.py [loops] [study] [status] [workers] [claims] [growth] [start] [--quick]``.
 
 Prints each comparison as soon as it is made; exits with 1 if one misses its bound.
 """
@@ -10,15 +10,22 @@ import sys
 from collections.abc import Callable, Iterator
 
 import machine
+from claims import claims
+from growth import growth, start
 from loops import loops
-from pairs import Comparison, quartiles
+from pairs import Comparison, Information, quartiles
 from status import status
 from study import study
+from workers import workers
 
-_BENCHMARKS: dict[str, tuple[str, Callable[[int, bool], Iterator[Comparison]]]] = {
+_BENCHMARKS: dict[str, tuple[str, Callable[[int, bool], Iterator[Comparison | Information]]]] = {
     "loops": ("(a) the training loop", loops),
     "study": ("(b) a whole study", study),
     "status": ("(c) looking at a large study", status),
+    "workers": ("(d) two workers", workers),
+    "claims": ("(e) many workers and one database", claims),
+    "growth": ("(f) a trial after thousands", growth),
+    "start": ("(g) the start of a worker after thousands of trials", start),
 }
 
 
@@ -37,9 +44,12 @@ def main() -> int:
     for name in arguments.name or _BENCHMARKS:
         title, benchmark = _BENCHMARKS[name]
         print(f"\n{title}", flush=True)
-        for comparison in benchmark(pairs, arguments.quick):
-            print(_line(comparison), flush=True)
-            missed += comparison.holds is False
+        for found in benchmark(pairs, arguments.quick):
+            if isinstance(found, Information):
+                print(f"  {found.claim:<58} {found.text}", flush=True)
+            else:
+                print(_line(found), flush=True)
+                missed += found.holds is False
     print(f"\n{machine.load()}; {'every bound is kept' if not missed else f'{missed} bounds are MISSED'}")
     return 1 if missed else 0
 
