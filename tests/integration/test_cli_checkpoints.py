@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.cli_project import Run, tunesafe, write_project
+from tests.integration.cli_project import Run, command, environment, tunesafe, write_project
 from tunesafe.api import load_study
 from tunesafe.cli import main
 
@@ -224,6 +224,25 @@ def test_prune_beside_a_live_trial_keeps_its_checkpoints(project: Path, capsys: 
     assert run.code == 0
     assert run.err.startswith("removed 1 checkpoint; freed ")
     assert positions(document(capsys, "list")["checkpoints"]) == [(0, 2), (1, 2), (1, 1), (2, 2), (2, 1)]
+
+
+def test_a_study_that_is_pruned_all_the_time_ends_like_one_that_is_not(finished: Path, tmp_path: Path) -> None:
+    """After every line its run says: each trial with the same reports, and every checkpoint that is kept intact."""
+    write_project(tmp_path)
+    study, removed = load_study(tmp_path / "study.yaml"), []
+    words = command("run", "study.yaml")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            removed += study.prune_checkpoints().removed
+        assert process.wait(100) == 0
+    assert len(lines) > 6
+    assert [trial.reports for trial in study.trials] == [t.reports for t in load_study(finished / "study.yaml").trials]
+    assert [(each.number, each.virtual_epoch) for each in study.checkpoints().checkpoints] == [(0, 2), (1, 2), (2, 2)]
+    assert [each.damage for each in study.verify_checkpoints()] == [None] * 3
+    assert all(each.virtual_epoch == 1 for each in removed)
 
 
 def test_prune_sweeps_what_killed_processes_left_behind(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
