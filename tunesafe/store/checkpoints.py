@@ -23,7 +23,7 @@ from tunesafe.store.blobs import Gone, StoredBytes, is_named
 from tunesafe.store.claims import advance, check_fence
 from tunesafe.store.damage import FoundDamaged, RemovedError, damaged, removed
 from tunesafe.store.engine import database_now, reading, writing
-from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
+from tunesafe.store.faults import CorruptStorageError, TransientStorageError, UnreachableStorageError, translated
 from tunesafe.store.manifests import Described, describe, is_digest, parts_of
 from tunesafe.store.packs import PackFolder, Place
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
@@ -74,6 +74,8 @@ class CheckpointStore:
                     places = self._write_large(described, number, fence, places)
                     info, left = self._commit(described, number, fence, surplus, places)
                     break
+                except UnreachableStorageError:
+                    raise  # every attempt may take half a minute to find that out: whoever waits has to be told
                 except TransientStorageError:
                     if attempt == _SAVE_ATTEMPTS:
                         raise

@@ -16,11 +16,21 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from tunesafe.errors import StorageError
 from tunesafe.store.urls import display_url
 
-__all__ = ["CorruptStorageError", "TransientStorageError", "as_storage_error", "translated"]
+__all__ = [
+    "CorruptStorageError",
+    "TransientStorageError",
+    "UnreachableStorageError",
+    "as_storage_error",
+    "translated",
+]
 
 
 class TransientStorageError(StorageError):
     """The transaction was rolled back for a reason that passes: running it again may succeed."""
+
+
+class UnreachableStorageError(TransientStorageError):
+    """There is no database to run it again on: whoever knows how to wait should."""
 
 
 class CorruptStorageError(StorageError):
@@ -40,7 +50,7 @@ _CLASHED = (
 )
 _FULL = (StorageError, "has no space left on its disk", "Free some space, then run the same command: it continues.")
 _GONE = (
-    TransientStorageError,
+    UnreachableStorageError,
     "cannot be reached",
     "Check that it runs, its address and the network; then run the same command: it continues.",
 )

@@ -18,6 +18,7 @@ from tunesafe.errors import DamagedError, LeaseLostError, StorageError
 from tunesafe.store import blobs, claims, records
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
+from tunesafe.store.faults import TransientStorageError, UnreachableStorageError
 
 BYTES_TABLES = ("blobs", "blob_chunks", "checkpoints", "checkpoint_blobs")
 LARGE = 2 * blobs.CHUNK_BYTES + 5
@@ -336,3 +337,21 @@ def test_a_damaged_database_page_is_a_damaged_checkpoint_or_a_storage_error(sqli
             reader.dispose()
             with open(path, "wb") as file:
                 file.write(content)
+
+
+def test_a_save_does_not_wait_by_itself_for_a_database_that_is_away(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clash is tried again at once; what is gone is for whoever has the patience, and tells others that it waits."""
+    commit, errors = store._commit, [UnreachableStorageError("away"), TransientStorageError("a clash")]
+
+    def fail(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return commit(*arguments)
+
+    monkeypatch.setattr(store, "_commit", fail)
+    with pytest.raises(UnreachableStorageError):
+        store.save(snapshot(1, [b"tensor"]), number=0, fence=1)
+    assert len(errors) == 1
+    assert store.save(snapshot(1, [b"tensor"]), number=0, fence=1).position.virtual_epoch == 1

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tunesafe.errors import LeaseLostError, StorageError
-from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
+from tunesafe.store.faults import CorruptStorageError, TransientStorageError, UnreachableStorageError, translated
 
 URL = make_url("postgresql://me:secret@db/tunes")
 
@@ -39,15 +39,15 @@ def come_out(error: Exception) -> Exception:
         (DriverError(sqlite_errorname="SQLITE_IOERR_WRITE"), StorageError, "could not be read or written.*quota"),
         (DriverError(sqlite_errorname="SQLITE_CORRUPT_INDEX"), CorruptStorageError, "is damaged"),
         (DriverError(sqlstate="40P01"), TransientStorageError, "concurrent"),
-        (DriverError(sqlstate="57P01"), TransientStorageError, "cannot be reached"),
-        (DriverError(sqlstate="25P03"), TransientStorageError, "cannot be reached"),
+        (DriverError(sqlstate="57P01"), UnreachableStorageError, "cannot be reached"),
+        (DriverError(sqlstate="25P03"), UnreachableStorageError, "cannot be reached"),
         (DriverError(sqlstate="53100"), StorageError, "no space left"),
         (DriverError(sqlstate="28P01"), StorageError, "refused the connection"),
         (DriverError(1213, "Deadlock found"), TransientStorageError, "concurrent"),
         (DriverError(1205, "Lock wait timeout exceeded", sqlstate="HY000"), TransientStorageError, "is locked"),
-        (DriverError(1927, "Connection was killed", sqlstate="70100"), TransientStorageError, "cannot be reached"),
+        (DriverError(1927, "Connection was killed", sqlstate="70100"), UnreachableStorageError, "cannot be reached"),
         (DriverError(1049, "Unknown database", sqlstate="42000"), StorageError, "refused the connection"),
-        (DriverError(2013, "Lost connection"), TransientStorageError, "cannot be reached"),
+        (DriverError(2013, "Lost connection"), UnreachableStorageError, "cannot be reached"),
         (DriverError(1114, "The table is full"), StorageError, "no space left"),
         (DriverError(4242, "Something new"), StorageError, "Something new"),
     ],
