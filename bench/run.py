@@ -1,4 +1,4 @@
-"""What tunesafe costs: ``python bench/run.py [loops] [study] [status] [workers] [claims] [growth] [start] [--quick]``.
+"""What tunesafe costs: ``python bench/run.py [loops] [study] [status] [workers] [claims] [growth] [start] [checkpoints]``.
 
 Prints each comparison as soon as it is made; exits with 1 if one misses its bound.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import machine
+from checkpoints import checkpoints
 from claims import claims
 from growth import growth, start
 from loops import loops
@@ -26,6 +27,7 @@ _BENCHMARKS: dict[str, tuple[str, Callable[[int, bool], Iterator[Comparison | In
     "claims": ("(e) many workers and one database", claims),
     "growth": ("(f) a trial after thousands", growth),
     "start": ("(g) the start of a worker after thousands of trials", start),
+    "checkpoints": ("(h) a checkpoint", checkpoints),
 }
 
 

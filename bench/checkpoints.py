@@ -1,0 +1,166 @@
+"""(h) What a checkpoint costs the training loop, and the disk.
+
+A state is a network-like tree of 64 tensors, all of which change from one checkpoint to the next. The
+loop's stall is compared with one copy of the same bytes into memory that is used again; a durable save
+with writing the same bytes to a file and fsyncing it; loading with reading that file. A side's file or
+database is in the same folder, and every fsync is real.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from pairs import Comparison, compare
+
+from tunesafe.contracts import Owner, Position, Snapshot
+from tunesafe.state.codec import encode
+from tunesafe.state.memory import aligned_buffer
+from tunesafe.store import claims, studies
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.engine import open_engine, writing
+from tunesafe.store.migrations import upgrade
+from tunesafe.store.packs import packs_beside
+from tunesafe.trial.preemption import SignalWatch
+from tunesafe.worker.writing import CheckpointWriter
+
+__all__ = ["checkpoints"]
+
+_MEGABYTES, _QUICK_MEGABYTES = (1, 45, 140, 400, 1500), (1, 45, 140)
+_NUM_TENSORS = 64
+
+
+def checkpoints(pairs: int, quick: bool) -> Iterator[Comparison]:
+    """Every comparison of this benchmark, as it is made."""
+    torch.set_num_threads(1)
+    for megabytes in _QUICK_MEGABYTES if quick else _MEGABYTES:
+        with tempfile.TemporaryDirectory(prefix="tunesafe-bench-") as folder:
+            sides = _Sides(Path(folder), megabytes)
+            ms = partial(compare, pairs=pairs, unit="ms")
+            copy_ms = min(sides.copy() for _ in range(5))
+            stall = 1.2 + 1.0 / copy_ms  # a millisecond on top: at 1 MB, what walking the tree takes is all there is
+            yield ms(f"{megabytes} MB: stall, against one copy", sides.stall, sides.copy, at_most=round(stall, 2))
+            most = 2.0 if megabytes < 45 else 1.2
+            yield ms(f"{megabytes} MB: durable, against write + fsync", sides.save, sides.write, at_most=most)
+            yield ms(f"{megabytes} MB: loaded and verified, against read", sides.load, sides.read, at_most=1.6)
+            sides.close()
+        gc.collect()
+
+
+class _Sides:
+    """Both ways to keep a state; every method returns what it took [ms].
+
+    Args:
+        folder: For scratch.
+        megabytes: Size of the state [MB].
+    """
+
+    def __init__(self, folder: Path, megabytes: int) -> None:
+        each = megabytes * 1_000_000 // 4 // _NUM_TENSORS
+        self._tensors = {f"layer{i}": torch.rand(each) for i in range(_NUM_TENSORS)}
+        self._flat = np.concatenate([tensor.numpy() for tensor in self._tensors.values()])
+        self._copy = aligned_buffer(self._flat.nbytes)
+        self._file = folder / "raw"
+        self._engine = open_engine(f"sqlite:///{folder}/study.db")
+        upgrade(self._engine)
+        self._uuid = "0" * 32
+        with writing(self._engine) as connection:
+            self._begin(connection)
+        self._store = CheckpointStore(self._engine, self._uuid, packs_beside(self._engine.url))
+        self._writer = CheckpointWriter(SignalWatch())
+        self._epoch = 0
+        self.write()
+        self.stall()
+
+    def _begin(self, connection: object) -> None:
+        studies.create_study(
+            connection,  # type: ignore[arg-type]
+            uuid=self._uuid,
+            name="bench",
+            direction="minimize",
+            spec_json="{}",
+            source_text="",
+            fingerprint={"sources": ""},
+            environment={},
+        )
+        studies.ensure_numbers(connection, self._uuid, 1)  # type: ignore[arg-type]
+        owner = Owner("bench", "machine", "boot", "pid:[1]", os.getpid(), 1)
+        claims.claim_free(connection, self._uuid, 0, 1, owner, 3600.0)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._writer.check()
+        self._engine.dispose()
+
+    def stall(self) -> float:
+        """The loop's part of a checkpoint, while nothing else is being written."""
+        return _ms(self._capture)
+
+    def copy(self) -> float:
+        """The same bytes, tensor by tensor, into memory that is used again."""
+        target = torch.frombuffer(self._copy, dtype=torch.float32)
+        parts = target.split([tensor.numel() for tensor in self._tensors.values()])
+
+        def copy() -> None:
+            for part, tensor in zip(parts, self._tensors.values(), strict=True):
+                part.copy_(tensor)
+
+        return _ms(copy)
+
+    def save(self) -> float:
+        """A state that has changed, until it is durable; the one before is given up, as in a trial."""
+        for tensor in self._tensors.values():
+            tensor.add_(1)
+        snapshot = self._capture()
+        return _ms(
+            lambda: self._store.save(
+                snapshot, number=0, fence=1, surplus=lambda infos: [info.checkpoint_id for info in infos[1:]]
+            )
+        )
+
+    def write(self) -> float:
+        """The same bytes into a new file, and fsync."""
+        self._file.unlink(missing_ok=True)
+
+        def write() -> None:
+            with self._file.open("wb", buffering=0) as file:
+                view, done = memoryview(self._flat).cast("B"), 0
+                while done < view.nbytes:
+                    done += file.write(view[done:])
+                os.fsync(file.fileno())
+
+        return _ms(write)
+
+    def load(self) -> float:
+        """The newest state, every byte verified."""
+        (info, *_) = self._store.infos(0)
+        return _ms(lambda: self._store.load(info))
+
+    def read(self) -> float:
+        """The raw file into memory that is there."""
+
+        def read() -> None:
+            with self._file.open("rb", buffering=0) as file:
+                view, done = self._copy.cast("B"), 0
+                while done < view.nbytes and (count := file.readinto(view[done:])):
+                    done += count
+
+        return _ms(read)
+
+    def _capture(self) -> Snapshot:
+        self._epoch += 1
+        structure, tensors = encode(self._tensors, allocate=self._writer.memory)
+        return Snapshot(Position(self._epoch, self._epoch), structure, tensors)
+
+
+def _ms(action: Callable[[], object]) -> float:
+    begun = perf_counter()
+    action()
+    return 1000 * (perf_counter() - begun)
