@@ -1,4 +1,4 @@
-"""What tunesafe costs: ``python bench/run.py [loops] [study] [status] [workers] [claims] [growth] [start] [checkpoints]``.
+"""What tunesafe costs: ``python bench/run.py [NAME ...]``, the names being those of ``_BENCHMARKS``.
 
 Prints each comparison as soon as it is made; exits with 1 if one misses its bound.
 """
