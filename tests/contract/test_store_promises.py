@@ -37,9 +37,10 @@ from tunesafe.contracts import (
     TrialPhase,
     Verdict,
 )
-from tunesafe.errors import DamagedError, LeaseLostError, SpecError, StorageError
+from tunesafe.errors import LeaseLostError, SpecError, StorageError
 from tunesafe.store import blobs, claims, events, logs, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import database_now, read_only_engine, reading, writing
 from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.packs import packs_beside
@@ -269,7 +270,7 @@ def test_a_state_comes_back_bit_by_bit_and_equal_bytes_are_stored_once(engine: E
         assert row.examples_seen == 20
     store.remove([first.checkpoint_id])
     assert [bytes(tensor) for tensor in store.load(second).tensors] == [large, b"new"]
-    with pytest.raises(DamagedError, match="removed"):
+    with pytest.raises(RemovedError, match="Nothing is damaged"):
         store.load(first)
     store.remove([second.checkpoint_id])
     with reading(engine) as c:
