@@ -225,14 +225,15 @@ def add_one(engine: Engine) -> str:
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("values", [[{"n": 100}], [{"n": 100}, {"n": 200}]], ids=["one row", "many rows"])
 def test_a_server_gives_up_the_transaction_of_a_client_it_no_longer_hears(
-    server_url: str, through: tuple[Network, str]
+    values: list[dict[str, int]], server_url: str, through: tuple[Network, str]
 ) -> None:
     """Whose connection is never closed, as far as the server knows: the row it holds is free again by itself."""
     network, far = through
     with engine_with_a_row(server_url) as near:
         lost = open_engine(far).connect()
-        lost.execute(text("UPDATE shelf SET n = 100"))
+        lost.execute(text("UPDATE shelf SET n = :n"), values)
         network.swallow()
         network.restore(late=False)
         wait_for(lambda: not add_one(near))

@@ -1,7 +1,9 @@
 """Connections to PostgreSQL that are given up when the server falls silent.
 
 psycopg waits for an answer as long as the connection seems to be there. Ours counts how long
-nothing has come, and closes the connection then: SQLAlchemy knows a closed one for lost.
+nothing has come, and closes the connection then: SQLAlchemy knows a closed one for lost. The
+server counts how long a transaction is left open, but not after a pipeline, which is how psycopg
+sends many rows (seen with PostgreSQL 15 and psycopg 3.3): then it needs one more statement.
 """
 
 from __future__ import annotations
@@ -63,8 +65,17 @@ def _impatient() -> Any:
     """A class of connections on which no wait is endless; psycopg does all its waiting in ``wait``."""
     import psycopg  # noqa: PLC0415 - an extra, and slow to import
 
+    class Cursor(psycopg.Cursor[Any]):
+        def executemany(self, *args: Any, **kwargs: Any) -> None:
+            super().executemany(*args, **kwargs)
+            self.connection.execute("SELECT 1")
+
     class Impatient(psycopg.Connection[Any]):
         silence_seconds = math.inf
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.cursor_factory = Cursor
 
         def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
             return super().wait(self._while_it_answers(gen), *args, **kwargs)
