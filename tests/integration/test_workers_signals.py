@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,23 @@ def test_a_loader_dies_with_its_worker_and_the_supervisor_replaces_it(tmp_path: 
     assert (died.number, died.details["how"], died.details["deaths"]) == (0, "SIGKILL", 1)
 
 
+def stop(project: Project, worker: int) -> None:
+    """Stop a worker, but not in the middle of a write: SQLite's lock would be kept from everybody with it."""
+
+    def is_stopped_outside_a_write() -> bool:
+        os.kill(worker, signal.SIGSTOP)
+        wait_for(lambda: "State:\tT" in Path(f"/proc/{worker}/status").read_text())
+        with closing(sqlite3.connect(project.storage.removeprefix("sqlite:///"), timeout=0)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(worker, signal.SIGCONT)
+                return False
+        return True
+
+    wait_for(is_stopped_outside_a_write)
+
+
 def test_a_worker_that_sleeps_past_its_lease_writes_nothing_if_another_has_claimed(tmp_path: Path) -> None:
     """Exit 5 for the supervisor whose only worker lost its trial; the other ends the study."""
     project = Project.make(tmp_path, n_trials=1, more="lease: 1s")
@@ -125,7 +144,7 @@ def test_a_worker_that_sleeps_past_its_lease_writes_nothing_if_another_has_claim
     project.hold(0, 40)
     with started(project, name="first") as first:
         sleeper = project.wait_until_held(0, 24)
-        os.kill(sleeper, signal.SIGSTOP)
+        stop(project, sleeper)
         with started(project, name="second") as second:
             wait_for(lambda: any(batch.pid != sleeper for batch in project.batches()))
             os.kill(sleeper, signal.SIGCONT)
@@ -146,7 +165,7 @@ def test_a_worker_that_sleeps_past_its_lease_goes_on_if_nobody_has_claimed(tmp_p
     project.hold(0, 24)
     with started(project) as run:
         sleeper = project.wait_until_held(0, 24)
-        os.kill(sleeper, signal.SIGSTOP)
+        stop(project, sleeper)
         [row] = project.rows()
         expiry = row.lease_expires_at
         project.wait_for_database_time(expiry + 0.5)
