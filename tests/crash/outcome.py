@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-__all__ = ["differences", "flaws", "read_outcome"]
+__all__ = ["differences", "flaws", "read_outcome", "without_spare_checkpoints"]
 
 Outcome = dict[str, Any]
 
@@ -108,6 +108,27 @@ def _checkpoints(engine: Any, uuid: str) -> Outcome:
 def _exact(value: Any) -> str:
     """JSON, in which a float is the shortest text that reads back to the same bits."""
     return json.dumps(value, sort_keys=True, default=str)
+
+
+def without_spare_checkpoints(found: Outcome, expected: Outcome, most: int) -> Outcome:
+    """An outcome as it is without what a signal adds: a checkpoint at a boundary where none was due.
+
+    If that boundary is the trial's best, its checkpoint is kept, in the place of the one that was the best of
+    those that were due.
+
+    Args:
+        found: Of a study that was interrupted by signals.
+        expected: Of the one that was not.
+        most: How many signals there were.
+    """
+    kept = {number: dict(checkpoints) for number, checkpoints in found["checkpoints"].items()}
+    for number, due in expected["checkpoints"].items():
+        own = kept.get(number, {})
+        spare, replaced = sorted(own.keys() - due.keys()), sorted(due.keys() - own.keys())
+        if len(replaced) <= len(spare) <= most:
+            most -= len(spare)
+            kept[number] = {position: own.get(position, due.get(position)) for position in due}
+    return {**found, "checkpoints": kept}
 
 
 def differences(expected: Outcome, found: Outcome) -> list[str]:
