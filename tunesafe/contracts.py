@@ -148,12 +148,12 @@ class StoredState:
     Args:
         info: Which checkpoint it is.
         structure: The tree of the state as JSON text.
-        tensors: Writable bytes of its tensors, by index.
+        tensors: Bytes of its tensors, by index, in memory that may be written to.
     """
 
     info: CheckpointInfo
     structure: str
-    tensors: tuple[bytearray, ...]
+    tensors: tuple[memoryview | bytes | bytearray, ...]
 
 
 @dataclass(frozen=True, slots=True)

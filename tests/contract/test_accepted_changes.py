@@ -16,6 +16,7 @@ from tunesafe.contracts import AttributeWrite, Verdict
 from tunesafe.errors import ChangeRefusedError, LeaseLostError, StudyChangedError
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.packs import packs_beside
+from tunesafe.store.saving import Saving
 from tunesafe.study.ledger import Decision
 
 
@@ -95,7 +96,7 @@ def test_a_checkpoint_on_its_way_when_the_change_is_accepted_is_forgotten_with_t
 ) -> None:
     """Its rows are written and its COMMIT is a moment away: the change waits for it, and then sees it."""
     inside, go = threading.Event(), threading.Event()
-    put = CheckpointStore._put
+    put = Saving._put
 
     def pause(*arguments: Any) -> Any:
         result = put(*arguments)
@@ -110,7 +111,7 @@ def test_a_checkpoint_on_its_way_when_the_change_is_accepted_is_forgotten_with_t
         desk.ledger.draw(claim)
         desk.report(claim, 0.5)
         store = CheckpointStore(study.engine, study.row.uuid, packs_beside(study.engine.url))
-        monkeypatch.setattr(CheckpointStore, "_put", pause)
+        monkeypatch.setattr(Saving, "_put", pause)
 
         def accept() -> None:
             with opened(database_url, accept=True, **LONGER):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tunesafe.contracts import Position, Snapshot
-from tunesafe.store.blobs import Content, content_hash, is_named
+from tunesafe.store.blobs import Content
+from tunesafe.store.hashing import content_hash, is_named
 
-__all__ = ["Described", "Part", "TensorEntry", "describe", "is_digest", "parts_of", "tensors_of"]
+__all__ = ["Described", "Part", "TensorEntry", "describe", "is_digest", "parts_of", "tensors_of", "views_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +65,42 @@ class TensorEntry(NamedTuple):
     num_bytes: int
 
 
-def describe(snapshot: Snapshot, uuid: str, number: int) -> Described:
-    """Name the bytes of a trial's state."""
+def views_of(snapshot: Snapshot) -> list[memoryview]:
+    """The bytes of a state, flat: its structure first, then the tensors by index."""
     structure = memoryview(snapshot.structure.encode("utf-8", "surrogatepass"))
-    contents: dict[str, Content] = {}
+    # A view with a zero in its shape cannot be cast, and one of several dimensions not sliced.
+    return [structure, *(t.data.cast("B") if t.data.nbytes else memoryview(b"") for t in snapshot.tensors)]
 
-    def name(data: memoryview) -> str:
-        # A view with a zero in its shape cannot be cast, and one of several dimensions not sliced.
-        flat = data.cast("B") if data.nbytes else memoryview(b"")
-        key = content_hash(flat)
-        contents.setdefault(key, Content(key, flat))
-        return key
 
+def describe(
+    snapshot: Snapshot, uuid: str, number: int, views: Sequence[memoryview], names: Sequence[str]
+) -> Described:
+    """List the bytes of a trial's state.
+
+    Args:
+        snapshot: The state.
+        uuid: Of the study.
+        number: Of the trial.
+        views: As ``views_of`` gives them.
+        names: Their hashes.
+    """
+    (structure, *tensors), (structure_name, *tensor_names) = views, names
     manifest = {
-        "structure": [name(structure), structure.nbytes],
-        "tensors": [[t.path, t.dtype, list(t.shape), name(t.data), t.data.nbytes] for t in snapshot.tensors],
+        "structure": [structure_name, structure.nbytes],
+        "tensors": [
+            [tensor.path, tensor.dtype, list(tensor.shape), name, view.nbytes]
+            for tensor, name, view in zip(snapshot.tensors, tensor_names, tensors, strict=True)
+        ],
     }
     text = json.dumps(manifest)
+    contents = dict(zip(names, views, strict=True))
     return Described(
         position=snapshot.position,
         manifest_json=text,
         digest=content_hash(_placed(uuid, number, snapshot.position, text)),
-        num_bytes=structure.nbytes + sum(tensor.data.nbytes for tensor in snapshot.tensors),
+        num_bytes=sum(view.nbytes for view in views),
         # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
-        contents=dict(sorted(contents.items())),
+        contents={name: Content(name, contents[name]) for name in sorted(contents)},
     )
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from uuid import uuid4
 
 from sqlalchemy import URL
 
-from tunesafe.errors import StorageError
+from tunesafe.errors import StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.urls import sqlite_path
 
@@ -33,6 +34,7 @@ __all__ = ["PackFolder", "Place", "packs_beside"]
 _ALIGNMENT = 64
 _MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
 _WRITEBACK_BYTES = 16 << 20
+_HUGE_BYTES = 1 << 20
 _BLOCK_BYTES = 512
 """What ``st_blocks`` counts in, whatever the file system's own blocks are."""
 _NAME = re.compile("[0-9a-f]{32}")
@@ -65,11 +67,11 @@ class PackFolder:
 
     path: Path
 
-    def write(self, contents: Sequence[memoryview]) -> list[Place]:
+    def write(self, contents: Iterable[memoryview]) -> list[Place]:
         """Make bytes durable in a new pack.
 
         Args:
-            contents: One-dimensional views of bytes; not copied.
+            contents: One-dimensional views of bytes; not copied. Asked for as they are written.
 
         Returns:
             Where each of them is now.
@@ -91,14 +93,17 @@ class PackFolder:
             unfinished.rename(finished)
             _sync_folder(self.path)
             failpoint("pack.durable")
-        except OSError:
+        except (OSError, TunesafeError):
             for file in (unfinished, finished):
                 file.unlink(missing_ok=True)
             raise
         return places
 
-    def read(self, place: Place) -> bytearray:
+    def read(self, place: Place) -> memoryview:
         """The bytes at a place; fewer where the pack is shorter, unreadable or gone: verify them.
+
+        Returns:
+            64-byte aligned memory of their own, which may be written to.
 
         Raises:
             StorageError: If the whole folder is gone: that is no damage, but a database without its other half.
@@ -110,12 +115,12 @@ class PackFolder:
                 "nothing was changed. Put it back: a database and its folder of packs are moved and copied together. "
                 "(If it is lost, make an empty folder of that name: trials then go on from what is left.)"
             )
-        data = bytearray(place.num_bytes)
+        data = _memory(place.num_bytes)
         done = 0
         try:
-            with self._opened(place.pack, os.O_RDONLY) as descriptor, memoryview(data) as view:
+            with self._opened(place.pack, os.O_RDONLY) as descriptor:
                 while done < place.num_bytes:
-                    count = os.preadv(descriptor, [view[done:]], place.offset + done)
+                    count = os.preadv(descriptor, [data[done:]], place.offset + done)
                     if not count:
                         break
                     done += count
@@ -123,8 +128,7 @@ class PackFolder:
             # A pack that is gone, a sector that cannot be read, a place that is none: what is there will not match.
             if error.errno not in (errno.ENOENT, errno.EIO, errno.EINVAL):
                 raise
-        del data[done:]
-        return data
+        return data[:done]
 
     def present(self, places: Mapping[str, Place]) -> dict[str, Place]:
         """Those of some places, by any name, whose pack is there."""
@@ -223,7 +227,20 @@ def packs_beside(url: URL) -> PackFolder | None:
     return PackFolder(real.with_name(f"{real.name}.packs"))
 
 
-def _write_all(descriptor: int, name: str, contents: Sequence[memoryview]) -> list[Place]:
+def _memory(num_bytes: int) -> memoryview:
+    """Aligned memory; large pieces in large pages, of which a state needs few faults to fill."""
+    if num_bytes >= _HUGE_BYTES:
+        area = mmap.mmap(-1, num_bytes)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them
+                area.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(area)
+    raw = bytearray(num_bytes + _ALIGNMENT)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % _ALIGNMENT
+    return memoryview(raw)[start : start + num_bytes]
+
+
+def _write_all(descriptor: int, name: str, contents: Iterable[memoryview]) -> list[Place]:
     places, waiting, end, started = [], [], 0, 0
     for data in contents:
         padding = -end % _ALIGNMENT

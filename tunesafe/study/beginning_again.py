@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from tunesafe.contracts import Event
-from tunesafe.store import checkpoints, claims, records
+from tunesafe.store import checkpoint_rows, claims, records
 from tunesafe.store.events import append_event
 
 __all__ = ["begin_again"]
@@ -42,7 +42,7 @@ def begin_again(connection: Connection, uuid: str, name: str) -> list[int]:
         if not claims.restart(connection, uuid, row.number):
             continue  # it has ended meanwhile
         known = records.records_of(connection, uuid, row.number)
-        saved = checkpoints.forget_trial(connection, uuid, row.number)
+        saved = checkpoint_rows.forget_trial(connection, uuid, row.number)
         if not known and not saved:
             continue
         numbers.append(row.number)

@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Engine
 from tunesafe.contracts import CheckpointInfo, Position, Record, TrialPhase, TrialRow
 from tunesafe.spec import StudySpec
 from tunesafe.store import claims, records, tallies
-from tunesafe.store.checkpoints import CheckpointStore, Surplus
+from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import reading
 from tunesafe.store.retention import Keep, TrialKeep, surplus
+from tunesafe.store.saving import Surplus
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.patience import patiently
 

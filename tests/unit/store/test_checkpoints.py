@@ -19,6 +19,8 @@ from tunesafe.store import blobs, claims, records
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError
+from tunesafe.store.hashing import content_hash
+from tunesafe.store.saving import Saving
 
 BYTES_TABLES = ("blobs", "blob_chunks", "checkpoints", "checkpoint_blobs")
 LARGE = 2 * blobs.CHUNK_BYTES + 5
@@ -219,14 +221,14 @@ def test_bytes_swept_between_a_save_and_its_commit_are_written_again(
     engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit names only blobs whose rows it holds: a sweeper that was faster costs time, not state."""
-    commit = store._commit
+    commit = Saving._commit
 
     def sweep_then_commit(*arguments: object) -> object:
         store.sweep_orphans(0)
         assert count(engine)["blob_chunks"] == 0
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_commit", sweep_then_commit)
+    monkeypatch.setattr(Saving, "_commit", sweep_then_commit)
     info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
     assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
 
@@ -259,7 +261,7 @@ def test_a_blob_that_another_checkpoint_has_begun_to_name_is_not_swept(engine: E
     """Whatever candidates a sweep was given: it asks again under its locks."""
     first = store.save(snapshot(1, [b"shared"]), number=0, fence=1)
     with writing(engine) as connection:
-        ids = list(blobs.find_blobs(connection, store._uuid, [blobs.content_hash(b"shared")]).values())
+        ids = list(blobs.find_blobs(connection, store._uuid, [content_hash(b"shared")]).values())
         assert blobs.delete_unreferenced(connection, ids).is_empty
     store.load(first)
 
@@ -268,7 +270,7 @@ def test_a_save_in_progress_is_too_young_to_be_swept(engine: Engine, store: Chec
     """Only what has been unnamed for an hour is what a killed save left behind."""
     with writing(engine) as connection:
         data = memoryview(b"in progress")
-        blobs.write_blobs(connection, store._uuid, [blobs.Content(blobs.content_hash(data), data)])
+        blobs.write_blobs(connection, store._uuid, [blobs.Content(content_hash(data), data)])
     store.sweep_orphans()
     assert count(engine)["blobs"] == 1
     store.sweep_orphans(0)
@@ -279,7 +281,7 @@ def test_a_save_that_loses_its_lease_on_the_way_makes_no_checkpoint(
     engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fence is checked in the committing transaction, not only before the bytes are written."""
-    commit = store._commit
+    commit = Saving._commit
 
     def lose_then_commit(*arguments: object) -> object:
         with writing(engine) as connection:
@@ -287,7 +289,7 @@ def test_a_save_that_loses_its_lease_on_the_way_makes_no_checkpoint(
             assert claims.retake(connection, store._uuid, row, ELSEWHERE, 60.0)
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_commit", lose_then_commit)
+    monkeypatch.setattr(Saving, "_commit", lose_then_commit)
     with pytest.raises(LeaseLostError):
         store.save(snapshot(1, [b"x"]), number=0, fence=1)
     assert store.infos() == []
@@ -343,14 +345,14 @@ def test_a_save_does_not_wait_by_itself_for_a_database_that_is_away(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clash is tried again at once; what is gone is for whoever has the patience, and tells others that it waits."""
-    commit, errors = store._commit, [UnreachableStorageError("away"), TransientStorageError("a clash")]
+    commit, errors = Saving._commit, [UnreachableStorageError("away"), TransientStorageError("a clash")]
 
     def fail(*arguments: Any) -> Any:
         if errors:
             raise errors.pop(0)
         return commit(*arguments)
 
-    monkeypatch.setattr(store, "_commit", fail)
+    monkeypatch.setattr(Saving, "_commit", fail)
     with pytest.raises(UnreachableStorageError):
         store.save(snapshot(1, [b"tensor"]), number=0, fence=1)
     assert len(errors) == 1

@@ -24,6 +24,7 @@ from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError
 from tunesafe.store.packs import PackFolder, Place, packs_beside
+from tunesafe.store.saving import Saving
 
 LARGE = 3 << 20
 PAGE = 4096
@@ -253,13 +254,13 @@ def test_a_pack_in_the_making_is_not_swept_by_another_worker(
     engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its rename and its row it looks like an orphan; it is younger than one."""
-    commit = store._commit
+    commit = Saving._commit
 
     def sweep_then_commit(*arguments: object) -> object:
         CheckpointStore(engine, store._uuid, store._packs).sweep_orphans()
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_commit", sweep_then_commit)
+    monkeypatch.setattr(Saving, "_commit", sweep_then_commit)
     info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
     assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
 
@@ -268,7 +269,7 @@ def test_two_savers_of_the_same_bytes_keep_one_copy(
     engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one who commits second names what the first has stored, and gives its own copy back."""
-    data, commit = os.urandom(LARGE), store._commit
+    data, commit = os.urandom(LARGE), Saving._commit
     other = CheckpointStore(engine, store._uuid, store._packs)
 
     def be_overtaken(*arguments: object) -> object:
@@ -276,7 +277,7 @@ def test_two_savers_of_the_same_bytes_keep_one_copy(
         other.save(snapshot(1, [data]), number=0, fence=1)
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_commit", be_overtaken)
+    monkeypatch.setattr(Saving, "_commit", be_overtaken)
     info = store.save(snapshot(2, [data, b"and"]), number=0, fence=1)
     assert bytes(store.load(info).tensors[0]) == data
     assert on_disk(packs_of(store)) < 1.2 * LARGE
@@ -324,7 +325,7 @@ def test_a_saver_held_up_until_its_pack_was_swept_writes_it_again(
     engine: Engine, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A laptop that slept for an hour between the pack and its row."""
-    commit = store._commit
+    commit = Saving._commit
 
     def sleep_then_commit(*arguments: object) -> object:
         monkeypatch.undo()
@@ -332,7 +333,7 @@ def test_a_saver_held_up_until_its_pack_was_swept_writes_it_again(
         assert packs_of(store) == []
         return commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_commit", sleep_then_commit)
+    monkeypatch.setattr(Saving, "_commit", sleep_then_commit)
     info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
     assert bytes(store.load(info).tensors[0]) == bytes(LARGE)
 
@@ -344,7 +345,7 @@ def test_a_save_that_fails_leaves_no_pack_behind(store: CheckpointStore, monkeyp
         def fail(*arguments: object, error: Exception = error) -> object:
             raise error
 
-        monkeypatch.setattr(store, "_commit", fail)
+        monkeypatch.setattr(Saving, "_commit", fail)
         with pytest.raises(type(error)):
             store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
         assert packs_of(store) == []
@@ -354,7 +355,7 @@ def test_bytes_that_are_named_are_not_given_back_whoever_asks(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit whose confirmation was lost has named them."""
-    commit, calls = store._commit, 0
+    commit, calls = Saving._commit, 0
 
     def lose_the_reply(*arguments: object) -> object:
         nonlocal calls
@@ -364,7 +365,7 @@ def test_bytes_that_are_named_are_not_given_back_whoever_asks(
             raise TransientStorageError("the reply was lost")
         return result
 
-    monkeypatch.setattr(store, "_commit", lose_the_reply)
+    monkeypatch.setattr(Saving, "_commit", lose_the_reply)
     info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
     assert calls == 2
     assert bytes(store.load(info).tensors[0]) == bytes(LARGE)

@@ -1,0 +1,46 @@
+"""The names of bytes: their hashes, and the algorithm with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from blake3 import blake3
+
+__all__ = ["Buffer", "content_hash", "hashing_ahead", "is_named"]
+
+Buffer = memoryview | bytes | bytearray
+_PARALLEL_BYTES = 1 << 20
+
+
+def content_hash(data: Buffer) -> str:
+    """The name of some bytes; the algorithm is part of it, so that a later version may use another."""
+    # Two to four times as fast as SHA-256, and on all cores where it pays.
+    threads = blake3.AUTO if len(data) >= _PARALLEL_BYTES else 1
+    return f"blake3:{blake3(data, max_threads=threads).hexdigest()}"
+
+
+def is_named(data: Buffer, name: str) -> bool:
+    """Whether these bytes are the ones of that name, by whatever algorithm it was given; schema 1 used SHA-256."""
+    if name.startswith("sha256:"):
+        return name == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return name == content_hash(data)
+
+
+@contextmanager
+def hashing_ahead(views: Sequence[memoryview]) -> Iterator[Iterator[str]]:
+    """The names of some bytes, in their order, found in a thread while earlier ones are written.
+
+    Args:
+        views: One-dimensional views of bytes, which must not change meanwhile.
+    """
+    if sum(view.nbytes for view in views) < _PARALLEL_BYTES:
+        yield map(content_hash, views)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="tunesafe-hash") as pool:
+        try:
+            yield pool.map(content_hash, views)
+        finally:
+            pool.shutdown(cancel_futures=True)
