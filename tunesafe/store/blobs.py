@@ -9,10 +9,10 @@ names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from tunesafe.store.engine import clock
 from tunesafe.store.faults import TransientStorageError
 from tunesafe.store.hashing import Buffer, is_named
+from tunesafe.store.memory import ALIGNMENT, aligned_memory
 from tunesafe.store.packs import PackFolder, Place
 from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
 
@@ -72,11 +73,13 @@ class Wanted(NamedTuple):
         blob_id: Its row.
         hash: The name of its bytes.
         num_bytes: How many they are.
+        shelf: Large blobs of one shelf share a piece of memory, which is there until none of them is needed.
     """
 
     blob_id: int
     hash: str
     num_bytes: int
+    shelf: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +197,36 @@ def read_intact(
     What is stored may be shorter or longer than a manifest says, be something else, or not be there at
     all: such blobs do not come.
     """
-    names = {blob.blob_id: blob.hash for blob in wanted}
-    sizes = {blob.blob_id: blob.num_bytes for blob in wanted}
-    places = _places(connection, sizes)
+    by_id = {blob.blob_id: blob for blob in wanted}
+    places = _places(connection, {blob.blob_id: blob.num_bytes for blob in wanted})
     if places and packs is not None:
+        memory = _shelved(by_id[blob_id] for blob_id in places)
 
         def read(blob_id: int) -> list[tuple[str, Buffer]]:
-            data = packs.read(places[blob_id])  # hashed while it is in the cache
-            return [(names[blob_id], data)] if is_named(data, names[blob_id]) else []
+            name = by_id[blob_id].hash
+            data = packs.read(places[blob_id], memory[blob_id][: places[blob_id].num_bytes])
+            # Hashed while it is in the cache.
+            return [(name, data)] if is_named(data, name, alone=len(places) == 1) else []
 
         with ThreadPoolExecutor(_READERS, thread_name_prefix="tunesafe-read") as pool:
             yield from chain.from_iterable(pool.map(read, places))
-    for blob_id, data in _read_chunks(connection, {i: size for i, size in sizes.items() if i not in places}):
-        if is_named(data, names[blob_id]):
-            yield names[blob_id], data
+    for blob_id, data in _read_chunks(connection, {i: by_id[i].num_bytes for i in by_id if i not in places}):
+        if is_named(data, by_id[blob_id].hash):
+            yield by_id[blob_id].hash, data
+
+
+def _shelved(wanted: Iterable[Wanted]) -> dict[int, memoryview]:
+    """Memory for each blob, by id."""
+    shelves: dict[str, list[Wanted]] = {}
+    for blob in wanted:
+        shelves.setdefault(blob.shelf, []).append(blob)
+    memory = {}
+    for shelf in shelves.values():
+        offsets = list(accumulate((-(-blob.num_bytes // ALIGNMENT) * ALIGNMENT for blob in shelf), initial=0))
+        whole = aligned_memory(offsets[-1])
+        for blob, offset in zip(shelf, offsets, strict=False):
+            memory[blob.blob_id] = whole[offset : offset + blob.num_bytes]
+    return memory
 
 
 def _read_chunks(connection: Connection, sizes: Mapping[int, int]) -> Iterator[tuple[int, bytearray]]:

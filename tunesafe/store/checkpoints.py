@@ -185,7 +185,8 @@ class CheckpointStore:
         parts = parts_of(self._manifest(connection, info))
         sizes = {part.hash: part.num_bytes for part in parts}
         ids = blobs.find_blobs(connection, self._uuid, sizes)
-        wanted = [Wanted(blob_id, name, sizes[name]) for name, blob_id in ids.items()]
+        # An object's tensors come and go together: a network's when they are copied into it, an optimizer's stay.
+        wanted = [Wanted(ids[part.hash], part.hash, part.num_bytes, part.owner) for part in parts if part.hash in ids]
         intact = dict(blobs.read_intact(connection, wanted, self._packs))
         for part in parts:
             if part.hash not in intact:

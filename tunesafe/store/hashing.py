@@ -15,18 +15,23 @@ Buffer = memoryview | bytes | bytearray
 _PARALLEL_BYTES = 1 << 20
 
 
-def content_hash(data: Buffer) -> str:
-    """The name of some bytes; the algorithm is part of it, so that a later version may use another."""
-    # Two to four times as fast as SHA-256, and on all cores where it pays.
-    threads = blake3.AUTO if len(data) >= _PARALLEL_BYTES else 1
+def content_hash(data: Buffer, *, alone: bool = True) -> str:
+    """The name of some bytes; the algorithm is part of it, so that a later version may use another.
+
+    Args:
+        data: The bytes.
+        alone: Whether no other thread is hashing: then all cores are used where it pays.
+    """
+    # Two to four times as fast as SHA-256.
+    threads = blake3.AUTO if alone and len(data) >= _PARALLEL_BYTES else 1
     return f"blake3:{blake3(data, max_threads=threads).hexdigest()}"
 
 
-def is_named(data: Buffer, name: str) -> bool:
+def is_named(data: Buffer, name: str, *, alone: bool = True) -> bool:
     """Whether these bytes are the ones of that name, by whatever algorithm it was given; schema 1 used SHA-256."""
     if name.startswith("sha256:"):
         return name == f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return name == content_hash(data)
+    return name == content_hash(data, alone=alone)
 
 
 @contextmanager

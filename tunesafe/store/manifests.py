@@ -40,11 +40,13 @@ class Part(NamedTuple):
         what: What to call it in an error.
         hash: The name of its bytes.
         num_bytes: How many they are.
+        owner: The tracked object it belongs to, by name; empty for the structure.
     """
 
     what: str
     hash: str
     num_bytes: int
+    owner: str
 
 
 class TensorEntry(NamedTuple):
@@ -118,8 +120,11 @@ def parts_of(manifest_json: str) -> list[Part]:
     """What a manifest lists: the structure first, then the tensors by index."""
     manifest = json.loads(manifest_json)
     name, num_bytes = manifest["structure"]
-    tensors = [Part(f"tensor {path!r}", name, size) for path, _, _, name, size in manifest["tensors"]]
-    return [Part("its structure", name, num_bytes), *tensors]
+    tensors = [
+        Part(f"tensor {path!r}", name, size, str(path).partition("/")[0])
+        for path, _, _, name, size in manifest["tensors"]
+    ]
+    return [Part("its structure", name, num_bytes, ""), *tensors]
 
 
 def tensors_of(manifest_json: str) -> list[TensorEntry]:

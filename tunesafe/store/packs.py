@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import re
 import sys
@@ -27,14 +26,13 @@ from sqlalchemy import URL
 
 from tunesafe.errors import StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
+from tunesafe.store.memory import ALIGNMENT, aligned_memory
 from tunesafe.store.urls import sqlite_path
 
 __all__ = ["PackFolder", "Place", "packs_beside"]
 
-_ALIGNMENT = 64
 _MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
 _WRITEBACK_BYTES = 16 << 20
-_HUGE_BYTES = 1 << 20
 _BLOCK_BYTES = 512
 """What ``st_blocks`` counts in, whatever the file system's own blocks are."""
 _NAME = re.compile("[0-9a-f]{32}")
@@ -99,11 +97,12 @@ class PackFolder:
             raise
         return places
 
-    def read(self, place: Place) -> memoryview:
+    def read(self, place: Place, into: memoryview | None = None) -> memoryview:
         """The bytes at a place; fewer where the pack is shorter, unreadable or gone: verify them.
 
-        Returns:
-            64-byte aligned memory of their own, which may be written to.
+        Args:
+            place: Where they are.
+            into: Where to put them, as large as the place; aligned memory of their own unless given.
 
         Raises:
             StorageError: If the whole folder is gone: that is no damage, but a database without its other half.
@@ -115,7 +114,7 @@ class PackFolder:
                 "nothing was changed. Put it back: a database and its folder of packs are moved and copied together. "
                 "(If it is lost, make an empty folder of that name: trials then go on from what is left.)"
             )
-        data = _memory(place.num_bytes)
+        data = aligned_memory(place.num_bytes) if into is None else into
         done = 0
         try:
             with self._opened(place.pack, os.O_RDONLY) as descriptor:
@@ -227,23 +226,10 @@ def packs_beside(url: URL) -> PackFolder | None:
     return PackFolder(real.with_name(f"{real.name}.packs"))
 
 
-def _memory(num_bytes: int) -> memoryview:
-    """Aligned memory; large pieces in large pages, of which a state needs few faults to fill."""
-    if num_bytes >= _HUGE_BYTES:
-        area = mmap.mmap(-1, num_bytes)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them
-                area.madvise(mmap.MADV_HUGEPAGE)
-        return memoryview(area)
-    raw = bytearray(num_bytes + _ALIGNMENT)
-    start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % _ALIGNMENT
-    return memoryview(raw)[start : start + num_bytes]
-
-
 def _write_all(descriptor: int, name: str, contents: Iterable[memoryview]) -> list[Place]:
     places, waiting, end, started = [], [], 0, 0
     for data in contents:
-        padding = -end % _ALIGNMENT
+        padding = -end % ALIGNMENT
         places.append(Place(name, end + padding, data.nbytes))
         waiting += [memoryview(bytes(padding)), data]
         end += padding + data.nbytes

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -117,6 +118,17 @@ def test_a_name_leads_nowhere_but_into_the_folder(folder: PackFolder, name: str)
     assert folder.read(Place(name, 0, 5)) == b""
     folder.free([Place(name, 0, 5)], still_needed=())
     assert other.read_bytes() == b"somebody's"
+
+
+def test_a_state_comes_back_in_aligned_memory_that_nothing_else_uses(store: CheckpointStore) -> None:
+    """It becomes the tensors' own memory: what training writes into one must not show in another."""
+    contents = [bytes([index]) * (LARGE if index == 3 else 1000 + index) for index in range(8)]
+    info = store.save(snapshot(1, contents), number=0, fence=1)
+    tensors = [np.frombuffer(tensor, np.uint8) for tensor in store.load(info).tensors]
+    assert all(tensor.__array_interface__["data"][0] % 64 == 0 for tensor in tensors)
+    for index, tensor in enumerate(tensors):
+        tensor[:] = 100 + index
+    assert [set(tensor) for tensor in tensors] == [{100 + index} for index in range(8)]
 
 
 def test_only_what_changed_is_written_again(store: CheckpointStore) -> None:
@@ -378,10 +390,10 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_not_called_damaged(
     info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
     read = PackFolder.read
 
-    def remove_then_read(folder: PackFolder, place: Place) -> bytearray:
+    def remove_then_read(folder: PackFolder, place: Place, into: memoryview) -> memoryview:
         monkeypatch.undo()
         CheckpointStore(engine, store._uuid, store._packs).remove([info.checkpoint_id])
-        return read(folder, place)
+        return read(folder, place, into)
 
     monkeypatch.setattr(PackFolder, "read", remove_then_read)
     with pytest.raises(RemovedError, match="was removed while it was being read"):
