@@ -132,6 +132,7 @@ class CheckpointInfo:
         position: Where in training it was taken.
         num_bytes: Size of its state [bytes], shared blobs counted in full.
         created_at: Database time of its commit [seconds since the epoch].
+        weights_only: Whether all but the weights has been given up: enough to export, not to go on from.
     """
 
     checkpoint_id: int
@@ -139,6 +140,7 @@ class CheckpointInfo:
     position: Position
     num_bytes: int
     created_at: float
+    weights_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +150,13 @@ class StoredState:
     Args:
         info: Which checkpoint it is.
         structure: The tree of the state as JSON text.
-        tensors: Bytes of its tensors, by index, in memory that may be written to.
+        tensors: Bytes of its tensors, by index, in memory that may be written to; ``None`` for those that
+            have been given up.
     """
 
     info: CheckpointInfo
     structure: str
-    tensors: tuple[memoryview | bytes | bytearray, ...]
+    tensors: tuple[memoryview | bytes | bytearray | None, ...]
 
 
 @dataclass(frozen=True, slots=True)

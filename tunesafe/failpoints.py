@@ -40,6 +40,8 @@ FAILPOINTS: dict[str, str] = {
     "checkpoint.in_transaction": "inside the transaction that commits a checkpoint",
     "checkpoint.committed": "the checkpoint is durable, older ones are not removed",
     "checkpoint.swept": "older checkpoints are removed",
+    "forget.in_transaction": "inside the transaction that forgets checkpoints nobody asked to keep, before its commit",
+    "forget.committed": "they are forgotten, their bytes are there",
     "restore.before": "a resumed attempt is about to load its state",
     "restore.after": "the state is loaded, training has not begun",
     "finish.before": "training has ended, the outcome is not recorded",

@@ -98,7 +98,7 @@ def _checkpoints(engine: Any, uuid: str) -> Outcome:
     kept: dict[str, Any] = {}
     for info in store.infos():
         state = store.load(info)
-        tensors = [hashlib.sha256(data).hexdigest()[:16] for data in state.tensors]
+        tensors = [None if data is None else hashlib.sha256(data).hexdigest()[:16] for data in state.tensors]
         decode(state.structure, state.tensors)
         position = f"example {info.position.examples_seen} virtual epoch {info.position.virtual_epoch}"
         kept.setdefault(str(info.number), {})[position] = {"structure": state.structure, "tensors": tensors}

@@ -40,6 +40,8 @@ MORE_DEATHS = (
     Kill("checkpoint.committed"),
     Kill("report.applied", 2),
     Kill("finish.recorded"),
+    Kill("forget.in_transaction"),
+    Kill("forget.committed"),
     Kill("finish.attributes"),
     Kill("tell.in_transaction"),
     Kill("train.batch", 3),

@@ -202,5 +202,10 @@ VARIATIONS = (
         {"checkpoint": {"mid_epoch": True, "every": "auto", "keep": {"last": 1, "best": 0, "study_best": 0}}},
         interval=TRIAL_EXAMPLES,
     ),
+    Variation(
+        "weights only",
+        {"checkpoint": {"keep": {"last": 1, "best": 1, "every": 2, "finished": "weights"}}},
+        shows="null, null",
+    ),
     Variation("maximize", {"objective": {"metric": "val_loss", "direction": "maximize"}}),
 )

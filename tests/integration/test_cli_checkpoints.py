@@ -78,13 +78,14 @@ def positions(found: list[dict[str, Any]]) -> list[tuple[int, int]]:
     ("words", "keys", "inner", "names"),
     [
         ("list study.yaml", "study checkpoints bytes stored", "checkpoints",
-         "number virtual_epoch examples_seen bytes own_bytes created selected"),
-        ("show study.yaml 1", ("number virtual_epoch examples_seen bytes own_bytes created selected structure tensors"),
+         "number virtual_epoch examples_seen bytes own_bytes created selected weights_only"),
+        ("show study.yaml 1",
+         "number virtual_epoch examples_seen bytes own_bytes created selected weights_only structure tensors",
          "tensors", "path dtype shape bytes hash"),
         ("verify study.yaml", "study intact damaged checkpoints", "checkpoints",
-         "number virtual_epoch examples_seen bytes damage"),
-        ("prune study.yaml --dry-run", "study dry_run removed freed", "removed",
-         "number virtual_epoch examples_seen bytes own_bytes created selected"),
+         "number virtual_epoch examples_seen bytes damage weights_only"),
+        ("prune study.yaml --dry-run", "study dry_run removed freed thinned", "removed",
+         "number virtual_epoch examples_seen bytes own_bytes created selected weights_only"),
     ],
 )  # fmt: skip
 def test_keys_of_json_are_stable(
@@ -213,6 +214,42 @@ def test_prune_removes_what_nobody_asked_to_keep_and_nothing_the_second_time(
     assert again.err.startswith("nothing to remove")
     nothing = document(capsys, "prune")
     assert (nothing["removed"], nothing["freed"]) == ([], {"in_database": 0, "in_packs": 0})
+
+
+def test_what_prune_removes_stands_among_the_events_of_its_trial(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever looks for a checkpoint finds out where it went."""
+    lower_keep(capsys)
+    document(capsys, "prune")
+    run = ran(capsys, "show", "1", "--json")
+    (event,) = [event for event in json.loads(run.out)["events"] if event["kind"] == "checkpoints_pruned"]
+    assert (event["details"]["virtual_epochs"], event["details"]["weights_kept"]) == ([1], False)
+
+
+def test_weights_alone_are_marked_counted_and_exported_bit_for_bit(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``finished: weights`` for trials that are over: by hand for those that have ended before."""
+    ran(capsys, "export", "--trial", "1", "-o", "whole")
+    ran(capsys, "run", "study.yaml", "--set", "checkpoint.keep.finished=weights", "--set", KEPT[0], "--set", KEPT[1])
+    before = document(capsys, "list")
+    assert len(document(capsys, "prune", "--dry-run")["thinned"]) == 6
+    assert document(capsys, "list") == before
+    done = document(capsys, "prune")
+    assert (positions(done["thinned"]), done["removed"]) == (positions(before["checkpoints"]), [])
+    after = document(capsys, "list")
+    assert all(checkpoint["weights_only"] for checkpoint in after["checkpoints"])
+    assert done["freed"]["in_database"] == before["stored"]["in_database"] - after["stored"]["in_database"] > 0
+    assert {tensor["path"] for tensor in document(capsys, "show", "1")["tensors"]} == {"model/weight", "model/bias"}
+    assert document(capsys, "verify")["intact"] == 6
+    assert ran(capsys, "checkpoints", "verify").out.count("(weights only) is intact.") == 6
+    assert ran(capsys, "checkpoints", "list").out.count("selected, weights only") == 3
+    assert ran(capsys, "export", "--trial", "1", "-o", "thin").code == 0
+    whole, thin = ((project / folder / "model.safetensors").read_bytes() for folder in ("whole", "thin"))
+    assert whole == thin
+    again = document(capsys, "prune")
+    assert (again["removed"], again["thinned"], again["freed"]) == ([], [], {"in_database": 0, "in_packs": 0})
 
 
 def test_prune_beside_a_live_trial_keeps_its_checkpoints(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

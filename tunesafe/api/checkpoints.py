@@ -47,6 +47,7 @@ class CheckpointView:
         own_bytes: How much of that no other checkpoint holds, so that it would be free without it [bytes].
         created: When it was made, UTC.
         selected: Whether the value its trial ended with is of it.
+        weights_only: Whether all but the weights has been given up: enough to export.
     """
 
     number: int
@@ -56,6 +57,7 @@ class CheckpointView:
     own_bytes: int
     created: datetime
     selected: bool
+    weights_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class VerifiedCheckpoint:
         examples_seen: Where in training it was taken [examples].
         num_bytes: Size of its state [bytes].
         damage: What is not as it was written, a message; ``None`` if it is intact.
+        weights_only: Whether all but the weights has been given up.
     """
 
     number: int
@@ -107,6 +110,7 @@ class VerifiedCheckpoint:
     examples_seen: int
     num_bytes: int
     damage: str | None
+    weights_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,14 @@ class PruneResult:
     Args:
         removed: The checkpoints, as they were.
         freed: The bytes of theirs nobody else holds, and those that killed processes had left behind.
-        dry_run: Whether it only would; the bytes are then an estimate.
+        dry_run: Whether it only would; the bytes are then an estimate, without what ``thinned`` frees.
+        thinned: The checkpoints of which only the weights are kept from now on, as they were.
     """
 
     removed: tuple[CheckpointView, ...]
     freed: StoredBytes
     dry_run: bool
+    thinned: tuple[CheckpointView, ...] = ()
 
 
 def list_checkpoints(stored: StoredStudy, number: int | None = None) -> CheckpointList:
@@ -179,9 +185,8 @@ def verify_checkpoints(stored: StoredStudy, number: int | None = None) -> Iterat
                     raise
                 damage = str(error)
             position = info.position
-            yield VerifiedCheckpoint(
-                info.number, position.virtual_epoch, position.examples_seen, info.num_bytes, damage
-            )
+            where = (info.number, position.virtual_epoch, position.examples_seen)
+            yield VerifiedCheckpoint(*where, info.num_bytes, damage, info.weights_only)
 
 
 def view_checkpoints(
@@ -206,6 +211,7 @@ def view_checkpoints(
             own_bytes=own.get(info.checkpoint_id, 0),
             created=datetime.fromtimestamp(info.created_at, UTC),
             selected=info.checkpoint_id in selected,
+            weights_only=info.weights_only,
         )
         for info in infos
     }

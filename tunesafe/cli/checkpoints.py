@@ -82,7 +82,7 @@ def prune(
     if as_json:
         print(documents.to_json(documents.prune_document(opened.spec.name, result)))
         return
-    if result.removed:
+    if result.removed or result.thinned:
         print(pages.removed_page(result))
     print(pages.prune_sentence(result), file=sys.stderr)
 

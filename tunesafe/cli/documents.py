@@ -157,8 +157,8 @@ def plan_document(plan: StudyPlan) -> dict[str, Any]:
 def checkpoints_document(study: str, found: CheckpointList) -> dict[str, Any]:
     """``tunesafe checkpoints list --json``.
 
-    ``study, checkpoints [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected}], bytes,
-    stored {in_database, in_packs}``.
+    ``study, checkpoints [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected,
+    weights_only}], bytes, stored {in_database, in_packs}``.
     """
     return {
         "study": study,
@@ -171,8 +171,8 @@ def checkpoints_document(study: str, found: CheckpointList) -> dict[str, Any]:
 def checkpoint_document(content: CheckpointContent) -> dict[str, Any]:
     """``tunesafe checkpoints show --json``.
 
-    ``number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected, structure {bytes, hash},
-    tensors [{path, dtype, shape, bytes, hash}]``.
+    ``number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected, weights_only,
+    structure {bytes, hash}, tensors [{path, dtype, shape, bytes, hash}]``.
     """
     return {
         **_checkpoint_document(content.checkpoint),
@@ -193,8 +193,8 @@ def checkpoint_document(content: CheckpointContent) -> dict[str, Any]:
 def verified_document(study: str, found: Sequence[VerifiedCheckpoint]) -> dict[str, Any]:
     """``tunesafe checkpoints verify --json``.
 
-    ``study, intact, damaged, checkpoints [{number, virtual_epoch, examples_seen, bytes, damage}]``; ``damage``
-    is ``null`` where there is none.
+    ``study, intact, damaged, checkpoints [{number, virtual_epoch, examples_seen, bytes, damage, weights_only}]``;
+    ``damage`` is ``null`` where there is none.
     """
     damaged = sum(checkpoint.damage is not None for checkpoint in found)
     return {
@@ -208,6 +208,7 @@ def verified_document(study: str, found: Sequence[VerifiedCheckpoint]) -> dict[s
                 "examples_seen": checkpoint.examples_seen,
                 "bytes": checkpoint.num_bytes,
                 "damage": checkpoint.damage,
+                "weights_only": checkpoint.weights_only,
             }
             for checkpoint in found
         ],
@@ -217,14 +218,15 @@ def verified_document(study: str, found: Sequence[VerifiedCheckpoint]) -> dict[s
 def prune_document(study: str, result: PruneResult) -> dict[str, Any]:
     """``tunesafe checkpoints prune --json``.
 
-    ``study, dry_run, removed [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected}],
-    freed {in_database, in_packs}``.
+    ``study, dry_run, removed [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected,
+    weights_only}], thinned [as removed], freed {in_database, in_packs}``.
     """
     return {
         "study": study,
         "dry_run": result.dry_run,
         "removed": [_checkpoint_document(checkpoint) for checkpoint in result.removed],
         "freed": _fields(result.freed),
+        "thinned": [_checkpoint_document(checkpoint) for checkpoint in result.thinned],
     }
 
 
@@ -237,6 +239,7 @@ def _checkpoint_document(checkpoint: CheckpointView) -> dict[str, Any]:
         "own_bytes": checkpoint.own_bytes,
         "created": _moment(checkpoint.created),
         "selected": checkpoint.selected,
+        "weights_only": checkpoint.weights_only,
     }
 
 

@@ -216,17 +216,22 @@ def _checkpoint_table(checkpoints: Sequence[CheckpointView]) -> str:
             f"{checkpoint.num_bytes:,}",
             f"{checkpoint.own_bytes:,}",
             render.moment(checkpoint.created),
-            "selected" if checkpoint.selected else "",
+            _marks(checkpoint),
         )
         for checkpoint in checkpoints
     ]
     return render.table(("trial", "virtual epoch", "examples", "bytes", "its alone", "made", ""), rows)
 
 
+def _marks(checkpoint: CheckpointView) -> str:
+    marks = ("selected" * checkpoint.selected, "weights only" * checkpoint.weights_only)
+    return ", ".join(filter(None, marks))
+
+
 def checkpoint_page(content: CheckpointContent) -> str:
     """What ``tunesafe checkpoints show`` prints."""
     checkpoint = content.checkpoint
-    selected = "  selected" if checkpoint.selected else ""
+    marks = f"  {_marks(checkpoint)}" if _marks(checkpoint) else ""
     rows = [
         (tensor.path, tensor.dtype, _shape(tensor.shape), f"{tensor.num_bytes:,}", tensor.hash)
         for tensor in content.tensors
@@ -234,7 +239,7 @@ def checkpoint_page(content: CheckpointContent) -> str:
     return "\n".join(
         (
             f"trial {checkpoint.number}  virtual epoch {checkpoint.virtual_epoch}  "
-            f"at example {render.examples(checkpoint.examples_seen)}{selected}",
+            f"at example {render.examples(checkpoint.examples_seen)}{marks}",
             f"made      {render.moment(checkpoint.created)}",
             f"bytes     {checkpoint.num_bytes:,}, {checkpoint.own_bytes:,} of them in no other checkpoint",
             f"structure {content.structure_bytes:,} bytes  {content.structure_hash}",
@@ -252,23 +257,28 @@ def verified_line(checkpoint: VerifiedCheckpoint) -> str:
     """What ``tunesafe checkpoints verify`` prints of one; of a damaged one its error's first sentence."""
     if checkpoint.damage is not None:
         return checkpoint.damage.partition("\n")[0]
-    return f"Checkpoint of trial {checkpoint.number} at example {checkpoint.examples_seen:,} is intact."
+    what = " (weights only)" if checkpoint.weights_only else ""
+    return f"Checkpoint of trial {checkpoint.number} at example {checkpoint.examples_seen:,}{what} is intact."
 
 
 def removed_page(result: PruneResult) -> str:
-    """What ``tunesafe checkpoints prune`` prints: what it removed."""
-    return _checkpoint_table(result.removed)
+    """What ``tunesafe checkpoints prune`` prints: what it removed, and what it kept only the weights of."""
+    tables = [_checkpoint_table(result.removed)] if result.removed else []
+    if result.thinned:
+        tables.append(f"only the weights are kept of:\n{_checkpoint_table(result.thinned)}")
+    return "\n\n".join(tables)
 
 
 def prune_sentence(result: PruneResult) -> str:
     """What ``tunesafe checkpoints prune`` says at its end."""
-    count, freed = len(result.removed), result.freed
-    if not count and freed.in_database + freed.in_packs == 0:
+    count, thinned, freed = len(result.removed), len(result.thinned), result.freed
+    if not count and not thinned and freed.in_database + freed.in_packs == 0:
         return "nothing to remove: trials that are over keep what checkpoint.keep asks for, and nothing else is left"
     did, does = ("would remove", "would free") if result.dry_run else ("removed", "freed")
     in_database = f"{render.size(freed.in_database)} in the database"
     reused = " (used again by what comes; a SQLite file does not shrink)" if freed.in_database else ""
+    others = f", all but the weights of {thinned} more" if thinned else ""
     return (
-        f"{did} {count} {'checkpoint' if count == 1 else 'checkpoints'}; "
+        f"{did} {count} {'checkpoint' if count == 1 else 'checkpoints'}{others}; "
         f"{does} {in_database}{reused} and {render.size(freed.in_packs)} in packs beside it"
     )

@@ -14,9 +14,12 @@ from tunesafe.errors import ExitCode, Preempted
 from tunesafe.executors.crew import Crew
 from tunesafe.executors.results import RunResult, opening_details, result_of
 from tunesafe.spec import StudySpec
+from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.packs import packs_beside
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lifecycle import Tally
 from tunesafe.study.opening import open_study
+from tunesafe.study.retaining import Retainer
 from tunesafe.study.settling import Program
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.judging import judges
@@ -64,6 +67,9 @@ def supervise(
                 left: Left | BaseException = Left.NO_WORK
                 if before.open or before.held:
                     left = crew.work(opened, watch)
+                if not isinstance(left, BaseException):
+                    store = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
+                    Retainer(opened, store).tidy_up()
                 return result_of(spec, before, claimant.tally(), left)
     except Preempted as ending:  # a second signal, or one before the study was open: there is no time to count
         return RunResult(

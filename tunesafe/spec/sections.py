@@ -61,6 +61,10 @@ class Keep(Section):
     """The best of each trial."""
     study_best: Annotated[int, Field(ge=0)] = 1
     """The best trials of the study whose selected checkpoint is kept."""
+    every: Count | None = None
+    """Of each trial those at the end of every so many virtual epochs, too; off unless given."""
+    finished: Literal["full", "weights"] = "full"
+    """What is kept of them: the full state, or the weights of tracked modules only."""
 
 
 def _check_every(value: Any) -> Any:

@@ -59,13 +59,14 @@ def encode(
     return structure, blobs.copy(allocate)
 
 
-def decode(structure: str, tensors: Sequence[Buffer], *, on_device: bool = True) -> Any:
+def decode(structure: str, tensors: Sequence[Buffer | None], *, on_device: bool = True) -> Any:
     """Rebuild the tree that :func:`encode` wrote.
 
     Args:
         structure: The JSON text.
         tensors: The bytes of each tensor, by index. Writable, 64-byte aligned buffers become the
-            tensors' own memory, so do not use them again; all others are copied.
+            tensors' own memory, so do not use them again; all others are copied. What stood on one
+            that is ``None``, because it has been given up, comes as ``None``.
         on_device: Put tensors back on the device they came from, if it exists; else on the CPU.
 
     Raises:

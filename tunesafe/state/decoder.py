@@ -74,9 +74,24 @@ class Decoder:
         factory = FACTORIES[node["factory"]] if node["factory"] else None
         return self._fill_pairs(self._number(defaultdict(factory)), pairs)
 
+    def _tensor(self, node: Any, _: Any) -> Any:
+        return self._number(self._rebuilder.tensor(node) if self._rebuilder.has(node) else None)
+
+    def _array(self, node: Any, _: Any) -> Any:
+        return self._number(self._rebuilder.array(node) if self._rebuilder.has(node) else None)
+
+    def _blob(self, node: Any, _: Any) -> Any:
+        return self._rebuilder.array(node).tobytes() if self._rebuilder.has(node) else None
+
+    def _bytearray(self, node: Any, _: Any) -> Any:
+        value = self.value(node)
+        return self._number(None if value is None else bytearray(value))
+
     def _sparse(self, parts: Any, _: Any) -> Any:
         number = len(self._numbered)
         self._number(None)
+        if not self._rebuilder.has(parts["indices"], parts["values"]):
+            return None
         indices, values = self._rebuilder.tensor(parts["indices"]), self._rebuilder.tensor(parts["values"])
         shape, coalesced = tuple(parts["shape"]), parts["coalesced"]
         tensor = torch.sparse_coo_tensor(indices, values, shape, check_invariants=True, is_coalesced=coalesced)
@@ -100,8 +115,8 @@ _DECODERS: dict[str, Callable[[Decoder, Any, Any], Any]] = {
     "$str": lambda self, codes, _: "".join(map(chr, codes)),
     "$complex": lambda self, parts, _: complex(*map(self.value, parts)),
     "$bytes": Decoder._bytes,
-    "$blob": lambda self, node, _: self._rebuilder.array(node).tobytes(),
-    "$bytearray": lambda self, node, _: self._number(bytearray(self.value(node))),
+    "$blob": Decoder._blob,
+    "$bytearray": Decoder._bytearray,
     "$tuple": lambda self, nodes, _: tuple([self.value(node) for node in nodes]),
     "$size": lambda self, sizes, _: torch.Size(sizes),
     "$frozenset": lambda self, nodes, _: frozenset([self.value(node) for node in nodes]),
@@ -111,8 +126,8 @@ _DECODERS: dict[str, Callable[[Decoder, Any, Any], Any]] = {
     "$ordered": Decoder._ordered,
     "$default": Decoder._default,
     "$counter": lambda self, pairs, _: self._fill_pairs(self._number(Counter()), pairs),
-    "$tensor": lambda self, node, _: self._number(self._rebuilder.tensor(node)),
-    "$array": lambda self, node, _: self._number(self._rebuilder.array(node)),
+    "$tensor": Decoder._tensor,
+    "$array": Decoder._array,
     "$sparse": Decoder._sparse,
     "$scalar": Decoder._scalar,
     "$numpy_dtype": lambda self, name, _: np.dtype(name),

@@ -23,15 +23,21 @@ class Rebuilder:
     """Rebuilds the leaves of one tree; leaves that shared memory share it again.
 
     Args:
-        buffers: The bytes of the blobs, by index. Writable ones may become the tensors' memory.
+        buffers: The bytes of the blobs, by index. Writable ones may become the tensors' memory;
+            ``None`` stands for bytes that have been given up.
         on_device: Put tensors back on the device they were on; else all on the CPU.
     """
 
-    def __init__(self, buffers: Sequence[Buffer], *, on_device: bool) -> None:
-        self._buffers = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+    def __init__(self, buffers: Sequence[Buffer | None], *, on_device: bool) -> None:
+        self._gone = {index for index, buffer in enumerate(buffers) if buffer is None}
+        self._buffers = [np.frombuffer(buffer or b"", np.uint8) for buffer in buffers]
         self._on_device = on_device
         self._memory: dict[tuple[int, str], torch.Tensor] = {}
         self._taken: set[int] = set()
+
+    def has(self, *nodes: dict[str, Any]) -> bool:
+        """Whether there are bytes for leaves."""
+        return self._gone.isdisjoint(node["of"] for node in nodes)
 
     def tensor(self, node: dict[str, Any]) -> torch.Tensor:
         """Rebuild a tensor from its node.

@@ -15,7 +15,9 @@ Optuna, nothing that is ever unpickled.
     identity      which process this is, and whether another one is provably dead
     claims        who may write to a trial: phases, leases, fences
     records       reports with their verdicts, written ahead
-    blobs         bytes by hash; checkpoints makes whole states of them; retention forgets some
+    blobs         bytes by hash; packs holds the large ones beside the database
+    checkpoints   whole states made of them: manifests lists their bytes, checkpoint_rows has their rows
+    retention     which of them are kept; forgetting removes the others, and what has no name then
     inventory     how many bytes they are, and where
     events, logs  what happened, and what user code printed
     reading       what `tunesafe status` shows; tallies counts trials by where they are

@@ -1,18 +1,30 @@
-"""Rows of checkpoints: read, and deleted with what only they named; always inside a caller's transaction."""
+"""Rows of checkpoints: read, inserted, thinned, and deleted with what only they named; in a caller's transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunesafe.contracts import CheckpointInfo, Position
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Gone
+from tunesafe.store.engine import database_now
+from tunesafe.store.manifests import digest_of, parts_of
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
-__all__ = ["ONE_TRANSACTION_BYTES", "at", "delete_rows", "forget", "forget_trial", "info_of", "infos_of"]
+__all__ = [
+    "ONE_TRANSACTION_BYTES",
+    "at",
+    "delete_rows",
+    "forget",
+    "forget_trial",
+    "info_of",
+    "infos_of",
+    "insert_row",
+    "keep_only",
+]
 
 ONE_TRANSACTION_BYTES = 1 << 20
 """Bytes up to this size are written or deleted in the transaction that names or forgets them."""
@@ -31,7 +43,8 @@ def infos_of(connection: Connection, uuid: str, number: int | None) -> list[Chec
 def info_of(row: Row[Any]) -> CheckpointInfo:
     """A row as a value."""
     position = Position(row.examples_seen, row.virtual_epoch)
-    return CheckpointInfo(row.checkpoint_id, row.number, position, row.num_bytes, row.created_at)
+    thinned = bool(row.weights_only)
+    return CheckpointInfo(row.checkpoint_id, row.number, position, row.num_bytes, row.created_at, thinned)
 
 
 def at(uuid: str, number: int, position: Position) -> tuple[Any, ...]:
@@ -55,7 +68,67 @@ def forget(connection: Connection, checkpoint_ids: Collection[int], loose: Colle
     Returns:
         The blobs whose bytes are still to be deleted.
     """
-    gone = blobs.delete_unreferenced(connection, {*delete_rows(connection, checkpoint_ids), *loose})
+    named = {*delete_rows(connection, checkpoint_ids), *loose}
+    return _few_at_once(connection, blobs.delete_unreferenced(connection, named))
+
+
+def keep_only(connection: Connection, uuid: str, info: CheckpointInfo, manifest_json: str) -> Gone:
+    """Put another row, under another id, in the place of a checkpoint's: one that names fewer bytes.
+
+    Args:
+        connection: In a write transaction.
+        uuid: The study.
+        info: The checkpoint; one that is gone stays gone.
+        manifest_json: Lists what is kept.
+
+    Returns:
+        The blobs whose bytes are still to be deleted.
+    """
+    by_id = checkpoints.c.checkpoint_id == info.checkpoint_id
+    # The old row names the same bytes until this commits: no sweep can take them.
+    old = connection.execute(select(checkpoints).where(by_id).with_for_update()).one_or_none()
+    if old is None:
+        return Gone()
+    parts = parts_of(manifest_json)
+    named = delete_rows(connection, [info.checkpoint_id])
+    ids = set(blobs.find_blobs(connection, uuid, {part.hash for part in parts}).values())
+    row = {
+        "number": info.number,
+        "virtual_epoch": info.position.virtual_epoch,
+        "examples_seen": info.position.examples_seen,
+        "manifest_json": manifest_json,
+        "digest": digest_of(uuid, info.number, info.position, manifest_json),
+        "num_bytes": sum(part.num_bytes for part in parts),
+        "fence": old.fence,
+        "weights_only": 1,
+    }
+    insert_row(connection, uuid, row, ids, old.created_at)
+    return _few_at_once(connection, blobs.delete_unreferenced(connection, set(named) - ids))
+
+
+def insert_row(
+    connection: Connection, uuid: str, row: dict[str, Any], blob_ids: Collection[int], created_at: float | None = None
+) -> CheckpointInfo:
+    """Make a checkpoint of bytes that are there.
+
+    Args:
+        connection: In a write transaction, in which those bytes cannot be swept.
+        uuid: The study.
+        row: All other columns.
+        blob_ids: The bytes it names.
+        created_at: When it was made [seconds since the epoch]; by default now.
+    """
+    now = database_now(connection) if created_at is None else created_at
+    values = {**row, "study": uuid, "created_at": now}
+    (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
+    named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in blob_ids]
+    connection.execute(insert(checkpoint_blobs), named)
+    position = Position(row["examples_seen"], row["virtual_epoch"])
+    return CheckpointInfo(checkpoint_id, row["number"], position, row["num_bytes"], now, bool(row["weights_only"]))
+
+
+def _few_at_once(connection: Connection, gone: Gone) -> Gone:
+    """Delete bytes in chunks, if they are few; return what is still to be deleted."""
     if sum(gone.chunks.values()) > ONE_TRANSACTION_BYTES:
         return gone
     blobs.delete_chunks(connection, gone.chunks)

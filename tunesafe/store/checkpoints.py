@@ -20,18 +20,20 @@ from tunesafe.errors import DamagedError, StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Gone, StoredBytes, Wanted
-from tunesafe.store.checkpoint_rows import forget, infos_of
+from tunesafe.store.checkpoint_rows import forget, infos_of, keep_only
 from tunesafe.store.damage import FoundDamaged, RemovedError, damaged, removed
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import CorruptStorageError, translated
 from tunesafe.store.hashing import Buffer
-from tunesafe.store.manifests import is_digest, parts_of
+from tunesafe.store.manifests import hashes_of, is_digest, parts_of, with_only
 from tunesafe.store.packs import PackFolder
 from tunesafe.store.saving import Saving, Surplus, batches
 from tunesafe.store.tables import checkpoints
 
 __all__ = ["CheckpointStore"]
 
+_Also = Callable[[Connection], None]
+"""Something to do in a transaction."""
 _T = TypeVar("_T")
 
 
@@ -98,7 +100,7 @@ class CheckpointStore:
         return self._read(info, self._manifest)
 
     def newest_intact(self, number: int, on_damage: Callable[[DamagedError], None]) -> StoredState | None:
-        """The newest checkpoint of a trial that is what was written; ``None`` if there is none.
+        """The newest whole checkpoint of a trial that is what was written; ``None`` if there is none.
 
         Args:
             number: The trial.
@@ -106,6 +108,8 @@ class CheckpointStore:
                 the next save that holds them.
         """
         for info in self.infos(number):
+            if info.weights_only:
+                continue
             try:
                 return self.load(info)
             except RemovedError:
@@ -117,19 +121,68 @@ class CheckpointStore:
                 on_damage(error)
         return None
 
-    def remove(self, checkpoint_ids: Collection[int]) -> StoredBytes:
+    def remove(self, checkpoint_ids: Collection[int], also: _Also | None = None) -> StoredBytes:
         """Forget checkpoints, and the bytes no other checkpoint names: rows first, then bytes.
+
+        Args:
+            checkpoint_ids: Which ones; those that are gone already do no harm.
+            also: What is to happen in the same transaction.
 
         Returns:
             How many bytes that were.
         """
         left = Gone()
-        if checkpoint_ids:
+        if checkpoint_ids or also is not None:
             with writing(self._engine) as connection:
                 left = forget(connection, checkpoint_ids)
+                if also is not None:
+                    also(connection)
+                failpoint("forget.in_transaction")
+            failpoint("forget.committed")
             self._delete_bytes(left)
         failpoint("checkpoint.swept")
         return left.num_bytes
+
+    def keep_weights(
+        self, info: CheckpointInfo, weights_in: Callable[[str], Collection[int]], also: _Also | None = None
+    ) -> StoredBytes:
+        """Give up all of a checkpoint but its weights: another row, under another id, names fewer bytes.
+
+        No byte is copied. What has been given up already, or is gone, is left as it is; so is a state without weights.
+
+        Args:
+            info: Of a trial that will not go on.
+            weights_in: Finds the tensors to keep, by index, in the text of a structure.
+            also: What is to happen in the same transaction.
+
+        Returns:
+            How many bytes are free now.
+
+        Raises:
+            DamagedError: If the list of its bytes, or its structure, is not what was written; nothing is changed.
+            RemovedError: If another process has removed it.
+        """
+        kept = self.weights(info, weights_in)
+        if not kept:
+            return StoredBytes()
+        fewer = with_only(self.manifest(info), kept)
+        with writing(self._engine) as connection:
+            left = keep_only(connection, self._uuid, info, fewer)
+            if also is not None:
+                also(connection)
+            failpoint("forget.in_transaction")
+        failpoint("forget.committed")
+        self._delete_bytes(left)
+        failpoint("checkpoint.swept")
+        return left.num_bytes
+
+    def weights(self, info: CheckpointInfo, weights_in: Callable[[str], Collection[int]]) -> Collection[int]:
+        """The tensors that ``keep_weights`` would keep, by index; none of a state it would leave as it is.
+
+        Raises:
+            DamagedError, RemovedError: As ``keep_weights``.
+        """
+        return () if info.weights_only else weights_in(self._read(info, self._structure))
 
     def sweep_orphans(self, older_than_seconds: float = 3600.0) -> StoredBytes:
         """Remove what killed saves and sweeps left behind; a save in progress is younger than that.
@@ -181,8 +234,17 @@ class CheckpointStore:
             raise damaged(info, "its manifest no longer matches its hash")
         return str(row.manifest_json)
 
+    def _structure(self, connection: Connection, info: CheckpointInfo) -> str:
+        (part, *_) = parts_of(self._manifest(connection, info))
+        for blob_id in blobs.find_blobs(connection, self._uuid, [part.hash]).values():
+            wanted = [Wanted(blob_id, part.hash, part.num_bytes, part.owner)]
+            for _, data in blobs.read_intact(connection, wanted, self._packs):
+                return bytes(data).decode("utf-8", "surrogatepass")
+        raise damaged(info, f"{part.what} is missing or no longer matches its hash")
+
     def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
-        parts = parts_of(self._manifest(connection, info))
+        manifest = self._manifest(connection, info)
+        parts = parts_of(manifest)
         sizes = {part.hash: part.num_bytes for part in parts}
         ids = blobs.find_blobs(connection, self._uuid, sizes)
         # An object's tensors come and go together: a network's when they are copied into it, an optimizer's stay.
@@ -192,15 +254,21 @@ class CheckpointStore:
             if part.hash not in intact:
                 found = "no longer matches its hash" if part.hash in ids else "is missing"
                 raise damaged(info, f"{part.what} {found}", [ids[name] for name in ids if name not in intact])
+        hashes = hashes_of(manifest)
+        if None in hashes and not info.weights_only:
+            raise damaged(info, "its row says that it is whole, and it is not")
         structure = bytes(intact[parts[0].hash]).decode("utf-8", "surrogatepass")
-        return StoredState(info, structure, _own_bytes(intact, [part.hash for part in parts[1:]]))
+        return StoredState(info, structure, _own_bytes(intact, hashes))
 
 
-def _own_bytes(intact: Mapping[str, Buffer], names: Iterable[str]) -> tuple[Buffer, ...]:
+def _own_bytes(intact: Mapping[str, Buffer], names: Iterable[str | None]) -> tuple[Buffer | None, ...]:
     """Bytes by index; tensors that were equal get bytes of their own, for they are written to separately."""
     given: set[str] = set()
-    tensors: list[Buffer] = []
+    tensors: list[Buffer | None] = []
     for name in names:
+        if name is None:
+            tensors.append(None)
+            continue
         tensors.append(bytearray(intact[name]) if name in given else intact[name])
         given.add(name)
     return tuple(tensors)

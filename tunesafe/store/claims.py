@@ -32,6 +32,7 @@ __all__ = [
     "find_token",
     "held",
     "is_takeable",
+    "mark_tidied",
     "mark_told",
     "new_token",
     "record_outcome",
@@ -44,6 +45,7 @@ __all__ = [
     "trial_rows",
     "unended",
     "unhold",
+    "untidied",
 ]
 
 _CLAIMABLE = (TrialPhase.CLOSING, TrialPhase.CLAIMED)
@@ -220,6 +222,17 @@ def record_outcome(
 def mark_told(connection: Connection, uuid: str, number: int, fence: int) -> None:
     """End a trial: Optuna knows (in the transaction in which it is told). Raises ``LeaseLostError`` if stale."""
     _fenced(connection, uuid, number, fence, phase=TrialPhase.TOLD, lease_expires_at=0.0)
+
+
+def untidied(connection: Connection, uuid: str) -> list[int]:
+    """Trials that are told, and whose surplus checkpoints may still be there, by number."""
+    told = (trials.c.study == uuid, trials.c.phase == TrialPhase.TOLD, trials.c.tidied.is_(None))
+    return list(connection.execute(select(trials.c.number).where(*told).order_by(trials.c.number)).scalars())
+
+
+def mark_tidied(connection: Connection, uuid: str, number: int) -> None:
+    """Remember that the surplus checkpoints of a trial that is told are gone."""
+    connection.execute(_trial_update(uuid, number).where(trials.c.phase == TrialPhase.TOLD).values(tidied=1))
 
 
 def held(connection: Connection, uuid: str) -> list[TrialRow]:

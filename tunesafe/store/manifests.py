@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,19 @@ from tunesafe.contracts import Position, Snapshot
 from tunesafe.store.blobs import Content
 from tunesafe.store.hashing import content_hash, is_named
 
-__all__ = ["Described", "Part", "TensorEntry", "describe", "is_digest", "parts_of", "tensors_of", "views_of"]
+__all__ = [
+    "Described",
+    "Part",
+    "TensorEntry",
+    "describe",
+    "digest_of",
+    "hashes_of",
+    "is_digest",
+    "parts_of",
+    "tensors_of",
+    "views_of",
+    "with_only",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +111,16 @@ def describe(
     return Described(
         position=snapshot.position,
         manifest_json=text,
-        digest=content_hash(_placed(uuid, number, snapshot.position, text)),
+        digest=digest_of(uuid, number, snapshot.position, text),
         num_bytes=sum(view.nbytes for view in views),
         # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
         contents={name: Content(name, contents[name]) for name in sorted(contents)},
     )
+
+
+def digest_of(uuid: str, number: int, position: Position, manifest_json: str) -> str:
+    """The hash of a manifest, and of the place it belongs to."""
+    return content_hash(_placed(uuid, number, position, manifest_json))
 
 
 def is_digest(found: str, uuid: str, number: int, position: Position, manifest_json: str) -> bool:
@@ -117,22 +134,39 @@ def _placed(uuid: str, number: int, position: Position, manifest_json: str) -> b
 
 
 def parts_of(manifest_json: str) -> list[Part]:
-    """What a manifest lists: the structure first, then the tensors by index."""
+    """What a manifest lists: the structure first, then the tensors that have not been given up."""
     manifest = json.loads(manifest_json)
     name, num_bytes = manifest["structure"]
     tensors = [
         Part(f"tensor {path!r}", name, size, str(path).partition("/")[0])
-        for path, _, _, name, size in manifest["tensors"]
+        for path, _, _, name, size in filter(None, manifest["tensors"])
     ]
     return [Part("its structure", name, num_bytes, ""), *tensors]
 
 
+def hashes_of(manifest_json: str) -> list[str | None]:
+    """The names of the tensors' bytes, by index; ``None`` for one that has been given up."""
+    return [None if entry is None else entry[3] for entry in json.loads(manifest_json)["tensors"]]
+
+
 def tensors_of(manifest_json: str) -> list[TensorEntry]:
-    """The tensors a manifest lists, by index.
+    """The tensors a manifest lists, in the order of the state; without those that have been given up.
 
     Example:
         >>> tensors_of('{"structure": ["blake3:0", 2], "tensors": [["model/bias", "float32", [1], "blake3:1", 4]]}')
         [TensorEntry(path='model/bias', dtype='float32', shape=(1,), hash='blake3:1', num_bytes=4)]
     """
-    tensors = json.loads(manifest_json)["tensors"]
+    tensors = filter(None, json.loads(manifest_json)["tensors"])
     return [TensorEntry(path, dtype, tuple(shape), name, size) for path, dtype, shape, name, size in tensors]
+
+
+def with_only(manifest_json: str, indices: Collection[int]) -> str:
+    """A manifest in which all tensors but some are given up: null in their place, so that the others keep theirs.
+
+    Example:
+        >>> with_only('{"structure": ["h", 2], "tensors": [["a", "int8", [], "x", 1], ["b", "int8", [], "y", 1]]}', {1})
+        '{"structure": ["h", 2], "tensors": [null, ["b", "int8", [], "y", 1]]}'
+    """
+    manifest = json.loads(manifest_json)
+    tensors = [entry if index in indices else None for index, entry in enumerate(manifest["tensors"])]
+    return json.dumps({**manifest, "tensors": tensors})

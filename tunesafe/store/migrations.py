@@ -8,12 +8,14 @@ middle (MySQL commits every CREATE by itself). Databases of every released schem
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, inspect, select, text
+from sqlalchemy import Column, Connection, Engine, delete, insert, inspect, select, text, update
 
+from tunesafe.contracts import TrialPhase
 from tunesafe.errors import StorageError
 from tunesafe.store.engine import reading, writing
-from tunesafe.store.tables import blobs, metadata, schema
+from tunesafe.store.tables import blobs, checkpoints, metadata, schema, trials
 from tunesafe.store.urls import display_url
 
 __all__ = ["SCHEMA_VERSION", "STEPS", "Step", "is_ours", "schema_version", "upgrade"]
@@ -28,16 +30,30 @@ def _create_tables(connection: Connection) -> None:
 
 def _add_packs(connection: Connection) -> None:
     """Schema 2: bytes may be in a pack beside the database instead of in chunks."""
-    there = {column["name"] for column in inspect(connection).get_columns(blobs.name)}
-    for column in (blobs.c.pack, blobs.c.pack_offset):
-        if column.name not in there:
-            kind = column.type.compile(connection.dialect)
-            connection.execute(text(f"ALTER TABLE {blobs.name} ADD COLUMN {column.name} {kind}"))
+    _add_columns(connection, blobs.c.pack, blobs.c.pack_offset)
     (index,) = blobs.indexes
     index.create(connection, checkfirst=True)
 
 
-STEPS: Sequence[Step] = (_create_tables, _add_packs)
+def _add_tidying(connection: Connection) -> None:
+    """Schema 3: a checkpoint may have given up all but its weights; and whether a trial's surplus is gone is known."""
+    _add_columns(connection, checkpoints.c.weights_only)
+    _add_columns(connection, trials.c.tidied)
+    # What had ended by then is left as it is: rules that have changed since apply to it by hand only.
+    connection.execute(update(trials).where(trials.c.phase == TrialPhase.TOLD).values(tidied=1))
+
+
+def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
+    """Add those of one table's columns that are not there; rows that are have NULL in them."""
+    table = columns[0].table.description
+    there = {column["name"] for column in inspect(connection).get_columns(table)}
+    for column in columns:
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}"))
+
+
+STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying)
 """``STEPS[n]`` leads from version n to n + 1. Version 0 has no tables of ours."""
 SCHEMA_VERSION = len(STEPS)
 """The schema this version of tunesafe reads and writes."""

@@ -134,21 +134,24 @@ class PackFolder:
         there = {name: self._file(name).exists() for name in {place.pack for place in places.values()}}
         return {name: place for name, place in places.items() if there[place.pack]}
 
-    def free(self, places: Collection[Place], still_needed: Collection[str]) -> None:
+    def free(self, places: Collection[Place], needed: Mapping[str, Collection[Place]]) -> None:
         """Give back the space of bytes that no row names any more.
 
         Args:
             places: Where they are.
-            still_needed: Packs that hold other bytes that are named.
+            needed: By pack, all places in it that a row names.
         """
         for name in {place.pack for place in places}:
-            if name not in still_needed:
+            if name not in needed:
                 self._file(name).unlink(missing_ok=True)
                 continue
+            freed = [(place.offset, place.offset + place.num_bytes) for place in places if place.pack == name]
             with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
-                for place in places:
-                    if place.pack == name:
-                        _punch(descriptor, place.offset, place.num_bytes)
+                # All that lies between needed bytes: of two neighbours that go one after the other, the block
+                # in which they meet is free only now.
+                for offset, num_bytes in _gaps(needed[name], os.fstat(descriptor).st_size):
+                    if any(start < offset + num_bytes and offset < end for start, end in freed):
+                        _punch(descriptor, offset, num_bytes)
 
     def sweep(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> int:
         """Remove what killed saves and sweeps left behind; a save in progress is younger than that.

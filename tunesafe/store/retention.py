@@ -14,7 +14,7 @@ from typing import Literal
 
 from tunesafe.contracts import CheckpointInfo, Ending, Position
 
-__all__ = ["Direction", "Keep", "TrialKeep", "at_end_of", "surplus"]
+__all__ = ["Direction", "Keep", "TrialKeep", "at_end_of", "surplus", "to_be_thinned"]
 
 _LIVE_NEWEST = 2
 """One to resume from, and one to fall back on if that is damaged."""
@@ -31,12 +31,16 @@ class Keep:
         best: Checkpoints of every complete trial with its best objective values.
         study_best: Trials whose selected checkpoint is kept, best first.
         select_best: Whether a trial's result is its best virtual epoch, not its last.
+        every: Those at the end of every so many virtual epochs, too, if any.
+        weights_only: Whether a complete trial keeps no more of them than the weights.
     """
 
     last: int = 1
     best: int = 1
     study_best: int = 1
     select_best: bool = False
+    every: int | None = None
+    weights_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,20 @@ def surplus(
     return removable
 
 
+def to_be_thinned(
+    checkpoints: Iterable[CheckpointInfo], trials: Mapping[int, TrialKeep], keep: Keep
+) -> list[CheckpointInfo]:
+    """The checkpoints of which only the weights are kept, and that are still whole.
+
+    Args:
+        checkpoints: Those that ``surplus`` leaves.
+        trials: By number; none that could still go on from one of them.
+        keep: The rules.
+    """
+    complete = {number for number, trial in trials.items() if trial.ending is Ending.COMPLETE}
+    return [info for info in checkpoints if keep.weights_only and info.number in complete and not info.weights_only]
+
+
 def at_end_of(infos: Iterable[CheckpointInfo], virtual_epoch: int | None) -> CheckpointInfo | None:
     """A trial's checkpoint at the end of a virtual epoch, not part-way in the next; ``None`` if there is none."""
     at = [info for info in infos if info.position.virtual_epoch == virtual_epoch]
@@ -96,11 +114,20 @@ def at_end_of(infos: Iterable[CheckpointInfo], virtual_epoch: int | None) -> Che
 def _kept(infos: Sequence[CheckpointInfo], trial: TrialKeep, keep: Keep, direction: Direction) -> set[int]:
     match trial.ending:
         case None:
-            return _newest(infos, _LIVE_NEWEST) | _best(infos, trial, max(keep.best, int(keep.select_best)), direction)
+            best = max(keep.best, int(keep.select_best))
+            return _newest(infos, _LIVE_NEWEST) | _best(infos, trial, best, direction) | _every(infos, trial, keep)
         case Ending.COMPLETE:
-            return _newest(infos, keep.last) | _best(infos, trial, keep.best, direction)
+            return _newest(infos, keep.last) | _best(infos, trial, keep.best, direction) | _every(infos, trial, keep)
         case _:
             return set()
+
+
+def _every(infos: Sequence[CheckpointInfo], trial: TrialKeep, keep: Keep) -> set[int]:
+    """Checkpoints at every so manieth boundary; those part-way in a virtual epoch are none."""
+    if keep.every is None:
+        return set()
+    at = [info for info in infos if info.position in trial.objectives]
+    return {info.checkpoint_id for info in at if info.position.virtual_epoch % keep.every == 0}
 
 
 def _newest(infos: Sequence[CheckpointInfo], count: int) -> set[int]:

@@ -10,20 +10,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, select
 
 from tunesafe.contracts import CheckpointInfo, Snapshot
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Content, Gone
-from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, at, delete_rows, forget, info_of, infos_of
+from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, at, delete_rows, forget, info_of, infos_of, insert_row
 from tunesafe.store.claims import advance, check_fence
-from tunesafe.store.engine import database_now, reading, writing
+from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError, translated
 from tunesafe.store.hashing import hashing_ahead
 from tunesafe.store.manifests import Described, describe, views_of
 from tunesafe.store.packs import PackFolder, Place
-from tunesafe.store.tables import checkpoint_blobs, checkpoints
+from tunesafe.store.tables import checkpoints
 
 __all__ = ["Saving", "Surplus", "batches"]
 
@@ -199,9 +199,7 @@ class Saving:
                 return info_of(old), loose, unused
             # Damaged since, or trained again and come out differently: what is true now counts.
             loose = delete_rows(connection, [old.checkpoint_id])
-        now = database_now(connection)
-        values = {
-            "study": uuid,
+        row = {
             "number": number,
             "virtual_epoch": position.virtual_epoch,
             "examples_seen": position.examples_seen,
@@ -209,12 +207,9 @@ class Saving:
             "digest": described.digest,
             "num_bytes": described.num_bytes,
             "fence": self._fence,
-            "created_at": now,
+            "weights_only": 0,
         }
-        (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
-        named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in ids.values()]
-        connection.execute(insert(checkpoint_blobs), named)
-        return CheckpointInfo(checkpoint_id, number, position, described.num_bytes, now), loose, unused
+        return insert_row(connection, uuid, row, ids.values()), loose, unused
 
 
 def batches(items: Iterable[_T], size: Callable[[_T], int], most: int) -> Iterator[list[_T]]:

@@ -1,4 +1,4 @@
-"""The tables of schema 2, in SQL that SQLite, PostgreSQL, MySQL and MariaDB all understand.
+"""The tables of schema 3, in SQL that SQLite, PostgreSQL, MySQL and MariaDB all understand.
 
 A trial is (study, number). Ids that name bytes or rows of bytes (``checkpoint_id``, ``blob_id``)
 are never reused, so that a late reader cannot be shown something else under an old name. Text
@@ -126,6 +126,8 @@ trials = _table(
     Column("value", Double),
     Column("claimed_at", Double),
     Column("ended_at", Double),
+    # Since schema 3: 1 once the checkpoints are removed that a trial that is told need not keep.
+    Column("tidied", Integer),
     Index("tunesafe_trials_by_phase", "study", "phase", "number"),
     Index("tunesafe_trials_by_token", "study", "token"),
 )
@@ -156,6 +158,8 @@ checkpoints = _table(
     Column("num_bytes", BigInteger, nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
+    # Since schema 3: 1 where all but the weights has been given up; NULL or 0 where the state is whole.
+    Column("weights_only", Integer),
     UniqueConstraint("study", "number", "virtual_epoch", "examples_seen", name="tunesafe_checkpoints_position"),
 )
 

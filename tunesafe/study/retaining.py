@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
 from tunesafe.contracts import CheckpointInfo, Position, Record, TrialPhase, TrialRow
+from tunesafe.errors import DamagedError
 from tunesafe.spec import StudySpec
+from tunesafe.state.weights import weights_in
 from tunesafe.store import claims, records, tallies
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading
-from tunesafe.store.retention import Keep, TrialKeep, surplus
+from tunesafe.store.retention import Keep, TrialKeep, surplus, to_be_thinned
 from tunesafe.store.saving import Surplus
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.patience import patiently
 
-__all__ = ["Retainer", "surplus_of_ended"]
+__all__ = ["Retainer", "Unneeded", "unneeded_of_ended"]
 
 
 class Retainer:
@@ -53,11 +58,38 @@ class Retainer:
             rows = [claims.trial_row(connection, self._uuid, n) for n in {number, *best}]
             trials = {row.number: _trial_keep(connection, self._uuid, self._spec, row) for row in rows if row}
         infos = [info for number in trials for info in self._checkpoints.infos(number)]
-        self._checkpoints.remove(surplus(infos, trials, self._keep, self._spec.objective.direction))
+        unwanted = surplus(infos, trials, self._keep, self._spec.objective.direction)
+        told = {row.number: trials[row.number] for row in rows if row and row.phase is TrialPhase.TOLD}
+        for info in to_be_thinned([i for i in infos if i.checkpoint_id not in unwanted], told, self._keep):
+            with suppress(DamagedError, RemovedError):  # a damaged one is left as it is: whoever reads it is told
+                self._checkpoints.keep_weights(info, weights_in)
+        self._checkpoints.remove(unwanted, lambda connection: claims.mark_tidied(connection, self._uuid, number))
+
+    def tidy_up(self) -> None:
+        """Do what is left to do for trials whose worker died between their end and ``after_end``."""
+        for number in self._patience(self._untidied):
+            self.after_end(number)
+
+    def _untidied(self) -> list[int]:
+        with reading(self._engine) as connection:
+            return claims.untidied(connection, self._uuid)
 
 
-def surplus_of_ended(engine: Engine, uuid: str, spec: StudySpec, checkpoints: CheckpointStore) -> list[CheckpointInfo]:
-    """The checkpoints of trials that are over which the study does not ask to keep; of all others none.
+@dataclass(frozen=True, slots=True)
+class Unneeded:
+    """What trials that are over need not keep.
+
+    Args:
+        surplus: Whole checkpoints.
+        thinnable: All but the weights of these.
+    """
+
+    surplus: tuple[CheckpointInfo, ...]
+    thinnable: tuple[CheckpointInfo, ...]
+
+
+def unneeded_of_ended(engine: Engine, uuid: str, spec: StudySpec, checkpoints: CheckpointStore) -> Unneeded:
+    """What the study does not ask to keep of trials that are over; of all others nothing.
 
     What this names may be removed at any later time: a trial that is over stays so, and one that
     has lost its place among the study's best does not get it back.
@@ -69,9 +101,12 @@ def surplus_of_ended(engine: Engine, uuid: str, spec: StudySpec, checkpoints: Ch
         shown = {info.number for info in infos}.union(best)
         rows = [row for row in claims.trial_rows(connection, uuid) if row.number in shown]
         trials = {row.number: _trial_keep(connection, uuid, spec, row) for row in rows}
-    told = {row.number for row in rows if row.phase is TrialPhase.TOLD}
-    unwanted = surplus([info for info in infos if info.number in told], trials, keep, direction)
-    return [info for info in infos if info.checkpoint_id in unwanted]
+    told = {row.number: trials[row.number] for row in rows if row.phase is TrialPhase.TOLD}
+    infos = [info for info in infos if info.number in told]
+    unwanted = surplus(infos, trials, keep, direction)
+    kept = [info for info in infos if info.checkpoint_id not in unwanted]
+    gone = (info for info in infos if info.checkpoint_id in unwanted)
+    return Unneeded(tuple(gone), tuple(to_be_thinned(kept, told, keep)))
 
 
 def _trial_keep(connection: Connection, uuid: str, spec: StudySpec, row: TrialRow) -> TrialKeep:
@@ -92,4 +127,11 @@ def _objectives(history: Sequence[Record], spec: StudySpec) -> dict[Position, fl
 
 def _keep_of(spec: StudySpec) -> Keep:
     keep = spec.checkpoint.keep
-    return Keep(keep.last, keep.best, keep.study_best, select_best=spec.objective.select == "best")
+    return Keep(
+        keep.last,
+        keep.best,
+        keep.study_best,
+        select_best=spec.objective.select == "best",
+        every=keep.every,
+        weights_only=keep.finished == "weights",
+    )

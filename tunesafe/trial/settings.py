@@ -30,10 +30,10 @@ class TrialSettings:
     @property
     def cadence(self) -> Cadence:
         """How often to checkpoint."""
-        every = self.checkpoint.every
+        every, kept = self.checkpoint.every, self.checkpoint.keep.every
         if every == "auto":
-            return Cadence(virtual_epochs=None, auto=True)
-        return Cadence(every.virtual_epochs, every.examples, every.seconds)
+            return Cadence(virtual_epochs=None, auto=True, kept_virtual_epochs=kept)
+        return Cadence(every.virtual_epochs, every.examples, every.seconds, kept_virtual_epochs=kept)
 
     @property
     def selects_best(self) -> bool:

@@ -24,12 +24,14 @@ class Cadence:
         examples: Every so many examples [examples].
         seconds: When so much time has passed [s].
         auto: As often as costs at most ``MAX_SHARE`` of the time.
+        kept_virtual_epochs: Every so many virtual epochs the study file asks to keep a checkpoint.
     """
 
     virtual_epochs: int | None = 1
     examples: int | None = None
     seconds: float | None = None
     auto: bool = False
+    kept_virtual_epochs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,6 @@ def due_at_boundary(
     """
     return (
         (improved and selects_best)
-        or (cadence.virtual_epochs is not None and virtual_epoch % cadence.virtual_epochs == 0)
+        or any(every and virtual_epoch % every == 0 for every in (cadence.virtual_epochs, cadence.kept_virtual_epochs))
         or due_at_step(cadence, examples_seen, since)
     )

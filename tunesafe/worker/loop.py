@@ -138,6 +138,7 @@ class Worker:
     def _sweep(self) -> None:
         """Remove what deaths have left behind, now and then: what is too young today is not tomorrow."""
         if monotonic() - self._swept_at > _SWEEP_SECONDS:
+            self._retainer.tidy_up()
             self._patience(self._checkpoints.sweep_orphans)
             self._swept_at = monotonic()
 

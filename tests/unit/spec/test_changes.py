@@ -38,6 +38,7 @@ def study(**changes: Any) -> StudySpec:
         ({"checkpoint": {"mid_epoch": True, "every": {"seconds": 60}}}, HARMLESS),
         ({"checkpoint": {"every": "auto"}}, HARMLESS),
         ({"checkpoint": {"keep": {"last": 3}}}, HARMLESS),
+        ({"checkpoint": {"keep": {"every": 2, "finished": "weights"}}}, HARMLESS),
         ({"storage": "sqlite:///moved.db"}, HARMLESS),
         ({"name": "other", "storage": "sqlite:///small.db"}, BREAKING),
         ({"trainable": "b.py:f"}, BREAKING),

@@ -46,7 +46,7 @@ def test_what_is_left_out_has_the_documented_default() -> None:
     assert spec.checkpoint.model_dump() == {
         "every": {"virtual_epochs": 1, "examples": None, "seconds": None},
         "mid_epoch": False,
-        "keep": {"last": 1, "best": 1, "study_best": 1},
+        "keep": {"last": 1, "best": 1, "study_best": 1, "every": None, "finished": "full"},
     }
     assert (spec.retries, spec.max_failures, spec.early_stopping, spec.trainable) == (3, 5, None, None)
     assert (spec.objective.select, spec.budget.batching) == ("last", "exact")

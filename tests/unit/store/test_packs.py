@@ -80,11 +80,11 @@ def test_what_is_not_needed_becomes_a_hole_and_the_last_byte_takes_the_file_with
     first, second, third = folder.write([memoryview(content) for content in contents])
     (file,) = folder.path.iterdir()
     before = file.stat().st_blocks
-    folder.free([first, third], still_needed={second.pack})
+    folder.free([first, third], {second.pack: [second]})
     assert bytes(folder.read(second)) == contents[1]
     assert file.stat().st_blocks < before
     assert bytes(folder.read(first)) == bytes(64 * PAGE)
-    folder.free([second], still_needed=())
+    folder.free([second], {})
     assert list(folder.path.iterdir()) == []
     assert folder.read(second) == b""
 
@@ -116,7 +116,7 @@ def test_a_name_leads_nowhere_but_into_the_folder(folder: PackFolder, name: str)
     other.write_bytes(b"somebody's")
     folder.path.mkdir()
     assert folder.read(Place(name, 0, 5)) == b""
-    folder.free([Place(name, 0, 5)], still_needed=())
+    folder.free([Place(name, 0, 5)], {})
     assert other.read_bytes() == b"somebody's"
 
 

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesafe.contracts import CheckpointInfo, Ending, Position
-from tunesafe.store.retention import Direction, Keep, TrialKeep, surplus
+from tunesafe.store.retention import Direction, Keep, TrialKeep, surplus, to_be_thinned
 
 EXAMPLES_PER_EPOCH = 10
 Study = tuple[list[CheckpointInfo], dict[int, TrialKeep]]
 directions: st.SearchStrategy[Direction] = st.sampled_from(["minimize", "maximize"])
-keeps = st.builds(Keep, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.booleans())
+everies = st.one_of(st.none(), st.integers(1, 3))
+keeps = st.builds(Keep, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.booleans(), everies)
 objectives = st.sampled_from([0.0, 1.0, 2.0, float("nan"), float("inf")])
 positions = st.builds(
     lambda epoch, into: Position(EXAMPLES_PER_EPOCH * epoch + into, epoch),
@@ -78,6 +79,7 @@ def test_asking_to_keep_more_never_loses_anything(study: Study, keep: Keep, dire
         replace(keep, best=keep.best + 1),
         replace(keep, study_best=keep.study_best + 1),
         replace(keep, select_best=True),
+        replace(keep, every=1),
     ):
         assert stays <= {info.checkpoint_id for info in kept(study, more, direction)}
 
@@ -120,3 +122,27 @@ def test_the_best_checkpoint_is_at_a_boundary_and_the_earliest_on_a_tie() -> Non
 def test_checkpoints_of_a_trial_nobody_described_are_kept() -> None:
     """Not knowing is no reason to delete."""
     assert surplus([CheckpointInfo(1, 7, Position(10, 1), 100, 0.0)], {}, Keep(0, 0, 0), "minimize") == set()
+
+
+@given(studies(), keeps, st.integers(1, 3), directions)
+def test_every_kth_boundary_stays_from_the_first_to_the_end(
+    study: Study, keep: Keep, every: int, direction: Direction
+) -> None:
+    """In live trials as well, or it would be gone by the time they are over; part-way states are no boundaries."""
+    infos, trials = study
+    stays = kept(study, replace(keep, every=every), direction)
+    for info in infos:
+        trial = trials[info.number]
+        at_boundary = info.position in trial.objectives
+        if at_boundary and info.position.virtual_epoch % every == 0 and trial.ending in (None, Ending.COMPLETE):
+            assert info in stays
+
+
+@given(studies(), keeps)
+def test_only_trials_that_are_complete_give_up_their_optimizers(study: Study, keep: Keep) -> None:
+    """If that is what is asked for; and what has done so is not asked again."""
+    infos, trials = study
+    assert to_be_thinned(infos, trials, keep) == []
+    wanted = replace(keep, weights_only=True)
+    assert to_be_thinned(infos, trials, wanted) == [i for i in infos if trials[i.number].ending is Ending.COMPLETE]
+    assert to_be_thinned([replace(info, weights_only=True) for info in infos], trials, wanted) == []

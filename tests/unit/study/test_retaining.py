@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-from tests.unit.study.studies import PRUNED, RAISED, Desk, complete, opened, snapshot
-from tunesafe.contracts import Claim, Outcome, TrialPhase
+from tests.unit.study.studies import PRUNED, RAISED, Desk, complete, opened
+from tunesafe.contracts import Claim, Outcome, Position, Snapshot, TensorBytes, TrialPhase
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.packs import packs_beside
-from tunesafe.study.retaining import Retainer, surplus_of_ended
+from tunesafe.study.retaining import Retainer, Unneeded, unneeded_of_ended
+
+MODULE = '{"$ordered": [["w", {"$tensor": {"of": 0}}]], "attributes": [["_metadata", {}]]}'
+
+
+def state(virtual_epoch: int, weights: bytes) -> Snapshot:
+    """A module and an optimizer at a boundary."""
+    parts = [("model/w", weights), ("optimizer/w", b"average of " + weights)]
+    tensors = [TensorBytes(path, "uint8", (len(data),), memoryview(data)) for path, data in parts]
+    structure = f'{{"tree": {{"model": {MODULE}, "optimizer": {{"$tensor": {{"of": 1}}}}, "at": {virtual_epoch}}}}}'
+    return Snapshot(Position(10 * virtual_epoch, virtual_epoch), structure, tuple(tensors))
 
 
 class Trainer:
@@ -26,7 +36,7 @@ class Trainer:
     def save(self, claim: Claim, virtual_epoch: int, data: bytes) -> None:
         """One checkpoint, with what it makes superfluous."""
         surplus = self._retainer.of_live(claim.number, self.desk.records(claim.number))
-        self.checkpoints.save(snapshot(virtual_epoch, data), number=claim.number, fence=claim.fence, surplus=surplus)
+        self.checkpoints.save(state(virtual_epoch, data), number=claim.number, fence=claim.fence, surplus=surplus)
 
     def train(self, *values: float) -> Claim:
         """A trial that reports and saves at every boundary."""
@@ -42,11 +52,16 @@ class Trainer:
             self.desk.ledger.close(claim)
             self._retainer.after_end(claim.number)
 
-    def kept(self) -> dict[int, list[int]]:
+    def thinned(self) -> dict[int, list[int]]:
+        """Virtual epochs of the checkpoints of which only the weights are left, by trial."""
+        return self.kept(weights_only=True)
+
+    def kept(self, *, weights_only: bool = False) -> dict[int, list[int]]:
         """Virtual epochs of the checkpoints there are, by trial."""
         found: dict[int, list[int]] = {}
         for info in self.checkpoints.infos():
-            found.setdefault(info.number, []).append(info.position.virtual_epoch)
+            if info.weights_only or not weights_only:
+                found.setdefault(info.number, []).append(info.position.virtual_epoch)
         return {number: sorted(epochs) for number, epochs in sorted(found.items())}
 
 
@@ -129,13 +144,57 @@ def test_by_hand_only_what_trials_that_are_over_need_not_keep_is_named(sqlite_ur
         before = trainer.kept()
         assert {number: before[number] for number in (0, 1, 2)} == {0: [1, 2, 3, 4], 1: [1, 2, 3, 4], 2: [1, 2]}
         uuid, spec = trainer.desk.uuid, trainer.desk.study.spec
-        assert surplus_of_ended(trainer.desk.engine, uuid, spec, trainer.checkpoints) == []
+        assert unneeded_of_ended(trainer.desk.engine, uuid, spec, trainer.checkpoints) == Unneeded((), ())
         fewer = spec.model_copy(
             update={
                 "checkpoint": spec.checkpoint.model_copy(update={"keep": type(spec.checkpoint.keep)(last=1, best=0)})
             }
         )
-        unwanted = surplus_of_ended(trainer.desk.engine, uuid, fewer, trainer.checkpoints)
+        unwanted = unneeded_of_ended(trainer.desk.engine, uuid, fewer, trainer.checkpoints).surplus
         trainer.checkpoints.remove([info.checkpoint_id for info in unwanted])
         assert trainer.kept() == {**before, 0: [4], 1: [4]}
-        assert surplus_of_ended(trainer.desk.engine, uuid, fewer, trainer.checkpoints) == []
+        assert unneeded_of_ended(trainer.desk.engine, uuid, fewer, trainer.checkpoints) == Unneeded((), ())
+
+
+def test_every_kth_virtual_epoch_is_kept_for_who_looks_back(sqlite_url: str) -> None:
+    """While the trial lives, too; of pruned trials nothing stays."""
+    with training(sqlite_url, checkpoint={"keep": {"last": 0, "best": 0, "study_best": 0, "every": 2}}) as trainer:
+        claim = trainer.train(1.0, 1.0, 1.0, 1.0)
+        assert trainer.kept() == {0: [2, 3, 4]}
+        trainer.end(claim, complete(1.0))
+        trainer.end(trainer.train(2.0, 2.0, 2.0, 2.0), PRUNED)
+        assert trainer.kept() == {0: [2, 4]}
+
+
+def test_finished_trials_keep_their_weights_and_all_others_everything(sqlite_url: str) -> None:
+    """A claimed, a held and a closing trial may go on, or are not over yet."""
+    with training(sqlite_url, checkpoint={"keep": {"finished": "weights"}}) as trainer:
+        trainer.end(trainer.train(4.0, 1.0, 3.0, 2.0), complete(2.0))
+        assert (trainer.kept(), trainer.thinned()) == ({0: [2, 4]}, {0: [2, 4]})
+        trainer.end(trainer.train(5.0, 5.0), RAISED)
+        trainer.desk.ledger.finish(trainer.train(1.0, 1.0, 1.0, 1.0), complete(0.5))
+        trainer.train(1.0)
+        assert trainer.thinned() == {0: [2, 4]}
+        thin = trainer.checkpoints.load(trainer.checkpoints.infos(0)[0])
+        assert thin.tensors == (b"0 4", None)
+
+
+def test_what_a_worker_died_over_the_next_one_does(sqlite_url: str) -> None:
+    """Between a trial's end and its surplus: nobody looks at that trial again but who tidies up."""
+    with training(sqlite_url, checkpoint={"keep": {"finished": "weights"}}) as trainer:
+        for outcome in (complete(1.0), PRUNED):
+            claim = trainer.train(4.0, 1.0, 3.0, 2.0)
+            trainer.desk.ledger.finish(claim, outcome)
+            trainer.desk.ledger.close(claim)
+        assert trainer.kept() == {0: [2, 3, 4], 1: [2, 3, 4]}
+        Retainer(trainer.desk.study, trainer.checkpoints).tidy_up()
+        assert (trainer.kept(), trainer.thinned()) == ({0: [2, 4]}, {0: [2, 4]})
+
+
+def test_rules_that_changed_are_not_applied_to_what_is_tidied(sqlite_url: str) -> None:
+    """Nobody who lowers a number in the study file loses what older trials were asked to keep, but by hand."""
+    with training(sqlite_url) as trainer:
+        trainer.end(trainer.train(4.0, 1.0, 3.0, 2.0), complete(2.0))
+    with training(sqlite_url, checkpoint={"keep": {"last": 0, "best": 0, "study_best": 0}}) as trainer:
+        Retainer(trainer.desk.study, trainer.checkpoints).tidy_up()
+        assert trainer.kept() == {0: [2, 4]}

@@ -55,3 +55,12 @@ def test_an_improvement_is_saved_only_where_the_best_is_selected() -> None:
     assert due_at_boundary(cadence, 1, 10, since, improved=True, selects_best=True)
     assert not due_at_boundary(cadence, 1, 10, since, improved=True, selects_best=False)
     assert not due_at_boundary(cadence, 1, 10, since, improved=False, selects_best=True)
+
+
+def test_what_is_to_be_kept_is_saved_whatever_the_cadence() -> None:
+    """``keep: {every: 3}`` names virtual epochs: their checkpoints are made, also where fewer are due."""
+    since, common = Since(0, 0.0, 1.0), {"improved": False, "selects_best": False}
+    for cadence in (Cadence(10, kept_virtual_epochs=3), Cadence(None, auto=True, kept_virtual_epochs=3)):
+        assert [due_at_boundary(cadence, epoch, 10 * epoch, since, **common) for epoch in (2, 3, 4, 6)] == [
+            False, True, False, True,
+        ]  # fmt: skip
