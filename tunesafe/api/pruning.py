@@ -18,6 +18,7 @@ from tunesafe.errors import DamagedError
 from tunesafe.state.weights import weights_in
 from tunesafe.store import inventory
 from tunesafe.store.blobs import StoredBytes
+from tunesafe.store.checkpoint_rows import is_there
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import open_engine, read_only_engine, reading
@@ -100,4 +101,9 @@ def _note(
     """Keeps, in the transaction that removes checkpoints of a trial, which ones they were."""
     epochs = sorted({info.position.virtual_epoch for info in infos})
     event = Event("checkpoints_pruned", number, {"virtual_epochs": epochs, "weights_kept": weights_kept})
-    return lambda connection: append_event(connection, uuid, event, again=patience.repeating)
+
+    def note(connection: Connection) -> None:
+        if any(is_there(connection, info) for info in infos):
+            append_event(connection, uuid, event, again=patience.repeating)
+
+    return note

@@ -32,6 +32,9 @@ NOTABLE = (
     "begun_again",
     "environment",
     "exhausted",
+    "disk_limit",
+    "given_up",
+    "over_disk_limit",
     "storage_back",
     "storage_warning",
 )

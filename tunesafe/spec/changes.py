@@ -20,7 +20,7 @@ threads_per_worker                                     breaking if unlike what t
 n_workers                                              harmless: see the promise about one worker
 timeout, lease, grace, stall_timeout,                  harmless: they decide when, not what
 storage_timeout, retries, max_failures
-checkpoint                                             harmless: a resumed trial continues bit-identical
+checkpoint, disk_limit                                 harmless: a resumed trial continues bit-identical
                                                        from any checkpoint
 storage                                                harmless: the study is where it was found
 trackers                                               harmless
@@ -101,6 +101,7 @@ _HARMLESS = {
     "retries": "takes effect with the next death",
     "max_failures": "takes effect with the next failure",
     "checkpoint": "changes what is saved and kept, not what is computed",
+    "disk_limit": "changes what is kept, not what is computed",
     "storage": "the study is where it was found",
     "trackers": "takes effect with the next attempt",
 }

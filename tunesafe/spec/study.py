@@ -57,6 +57,7 @@ from tunesafe.spec.values import (
     Frozen,
     Scalar,
     Section,
+    SizeOrOff,
     name_pattern,
     plain_data,
     why_no_name,
@@ -130,6 +131,8 @@ class StudySpec(Section):
     """When a trial that no longer improves ends early; off unless given."""
     checkpoint: Checkpoint = Checkpoint()
     """When state is saved, and which of it is kept."""
+    disk_limit: SizeOrOff = None
+    """Most bytes that stored checkpoints take [bytes, or 500MB, 20GB, 4GiB]; off unless given."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Consecutive deaths in user code, without durable progress, that fail a trial."""
     max_failures: Count = 5

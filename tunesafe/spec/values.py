@@ -30,6 +30,7 @@ __all__ = [
     "Passes",
     "Scalar",
     "Section",
+    "SizeOrOff",
     "folded",
     "name_pattern",
     "plain_data",
@@ -170,6 +171,50 @@ DurationOrZero = Annotated[float, Field(ge=0), BeforeValidator(_duration), WithJ
 """A length of time [s], possibly none."""
 DurationOrOff = Annotated[Duration | None, BeforeValidator(_off), WithJsonSchema(_OFF_SCHEMA)]
 """A length of time above 0 [s], or ``off``."""
+
+
+_MULTIPLES = {
+    f"{prefix}{binary}": (1024 if binary else 1000) ** power
+    for power, prefix in enumerate(("", "k", "m", "g", "t"))
+    for binary in ("", "i")
+    if prefix or not binary
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmgt]i?)?b")
+_MAX_BYTES = 2**63 - 1
+
+
+def _size(value: Any) -> Any:
+    num_bytes: Fraction
+    if isinstance(value, str):
+        text = value.replace(" ", "").lower()
+        if (match := _SIZE.fullmatch(text)) is None:
+            near = _SIZE.fullmatch(f"{text}b") is not None
+            refuse(f"must be a size such as {f'{value}B' if near else '20GB, 512MiB or 1000000'}, found {WRITTEN}")
+        num_bytes = Fraction(match[1]) * _MULTIPLES[match[2] or ""]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        num_bytes = Fraction(value)
+    else:
+        refuse(f"must be a size such as 20GB, 512MiB or 1000000, found {WRITTEN}")
+    if num_bytes.denominator != 1:
+        refuse(f"must be a whole number of bytes, found {WRITTEN}")
+    if not 1 <= num_bytes <= _MAX_BYTES:
+        refuse(f"must be at least 1 byte and less than 8 EiB, found {WRITTEN}")
+    return int(num_bytes)
+
+
+_SIZE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": r"^\d+(\.\d+)? ?([KkMmGgTt]i?)?B$"},
+        {"const": "off"},
+        {"type": "null"},
+    ]
+}
+
+SizeOrOff = Annotated[
+    Annotated[int, BeforeValidator(_size)] | None, BeforeValidator(_off), WithJsonSchema(_SIZE_SCHEMA)
+]
+"""An amount of bytes, or ``off``: ``20GB`` is 20 * 1000**3 bytes, ``20GiB`` 20 * 1024**3, a plain number bytes."""
 
 
 def _passes(value: Any) -> Any:

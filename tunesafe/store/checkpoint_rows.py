@@ -23,6 +23,7 @@ __all__ = [
     "info_of",
     "infos_of",
     "insert_row",
+    "is_there",
     "keep_only",
 ]
 
@@ -45,6 +46,12 @@ def info_of(row: Row[Any]) -> CheckpointInfo:
     position = Position(row.examples_seen, row.virtual_epoch)
     thinned = bool(row.weights_only)
     return CheckpointInfo(row.checkpoint_id, row.number, position, row.num_bytes, row.created_at, thinned)
+
+
+def is_there(connection: Connection, info: CheckpointInfo) -> bool:
+    """Whether a checkpoint still has its row."""
+    query = select(checkpoints.c.checkpoint_id).where(checkpoints.c.checkpoint_id == info.checkpoint_id)
+    return connection.execute(query).one_or_none() is not None
 
 
 def at(uuid: str, number: int, position: Position) -> tuple[Any, ...]:

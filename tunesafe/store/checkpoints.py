@@ -126,7 +126,7 @@ class CheckpointStore:
 
         Args:
             checkpoint_ids: Which ones; those that are gone already do no harm.
-            also: What is to happen in the same transaction.
+            also: What is to happen in the same transaction, before.
 
         Returns:
             How many bytes that were.
@@ -134,9 +134,9 @@ class CheckpointStore:
         left = Gone()
         if checkpoint_ids or also is not None:
             with writing(self._engine) as connection:
-                left = forget(connection, checkpoint_ids)
                 if also is not None:
                     also(connection)
+                left = forget(connection, checkpoint_ids)
                 failpoint("forget.in_transaction")
             failpoint("forget.committed")
             self._delete_bytes(left)
@@ -153,7 +153,7 @@ class CheckpointStore:
         Args:
             info: Of a trial that will not go on.
             weights_in: Finds the tensors to keep, by index, in the text of a structure.
-            also: What is to happen in the same transaction.
+            also: What is to happen in the same transaction, before.
 
         Returns:
             How many bytes are free now.
@@ -167,9 +167,9 @@ class CheckpointStore:
             return StoredBytes()
         fewer = with_only(self.manifest(info), kept)
         with writing(self._engine) as connection:
-            left = keep_only(connection, self._uuid, info, fewer)
             if also is not None:
                 also(connection)
+            left = keep_only(connection, self._uuid, info, fewer)
             failpoint("forget.in_transaction")
         failpoint("forget.committed")
         self._delete_bytes(left)

@@ -14,9 +14,10 @@ from tunesafe.store.blobs import StoredBytes, chunkless, needed_places, orphans
 from tunesafe.store.packs import PackFolder
 from tunesafe.store.tables import blobs, checkpoint_blobs, checkpoints
 
-__all__ = ["bytes_of_each_alone", "bytes_of_these_alone", "left_behind", "stored_bytes"]
+__all__ = ["StoredSum", "bytes_of_each_alone", "bytes_of_these_alone", "left_behind", "stored_bytes"]
 
 _IDS_AT_ONCE = 500
+_LOOKS_BETWEEN_COUNTS = 64
 
 
 def stored_bytes(connection: Connection, uuid: str) -> StoredBytes:
@@ -26,6 +27,43 @@ def stored_bytes(connection: Connection, uuid: str) -> StoredBytes:
     # MySQL and PostgreSQL sum integers to decimals, and every database nothing to NULL.
     both, packed = (int(value or 0) for value in row)
     return StoredBytes(both - packed, packed)
+
+
+class StoredSum:
+    """How many bytes a study's states take, without counting all of them each time.
+
+    Counted are the blobs that are new since the last time, whoever stored them; what others have
+    removed meanwhile is not seen, so the sum is too large rather than too small until all are
+    counted again. (On servers a commit may be overtaken by a younger one and not be seen: a
+    recount now and then finds it.)
+
+    Args:
+        uuid: The study.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._num_bytes, self._newest, self._num_looks = 0, 0, 0
+
+    def at_most(self, connection: Connection) -> int:
+        """About how many there are, and hardly ever more [bytes]."""
+        if self._num_looks % _LOOKS_BETWEEN_COUNTS == 0:
+            return self.exactly(connection)
+        self._num_looks += 1
+        # No condition on the study: with one, SQLite would walk through all of the study's blobs by their hashes.
+        query = select(blobs.c.blob_id, blobs.c.study, blobs.c.num_bytes).where(blobs.c.blob_id > self._newest)
+        for blob_id, study, num_bytes in connection.execute(query):
+            self._newest = max(self._newest, blob_id)
+            self._num_bytes += num_bytes if study == self._uuid else 0
+        return self._num_bytes
+
+    def exactly(self, connection: Connection) -> int:
+        """How many there are, all of them counted [bytes]."""
+        self._num_looks = 1
+        self._newest = connection.execute(select(func.max(blobs.c.blob_id))).scalar_one_or_none() or 0
+        stored = stored_bytes(connection, self._uuid)
+        self._num_bytes = stored.in_database + stored.in_packs
+        return self._num_bytes
 
 
 def bytes_of_each_alone(connection: Connection, uuid: str, number: int | None = None) -> dict[int, int]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import groupby
 from typing import Literal
 
 from tunesafe.contracts import CheckpointInfo, Ending, Position
 
-__all__ = ["Direction", "Keep", "TrialKeep", "at_end_of", "surplus", "to_be_thinned"]
+__all__ = ["Direction", "Keep", "Loss", "Need", "TrialKeep", "at_end_of", "dispensable", "surplus", "to_be_thinned"]
 
 _LIVE_NEWEST = 2
 """One to resume from, and one to fall back on if that is damaged."""
@@ -105,6 +106,104 @@ def to_be_thinned(
     return [info for info in checkpoints if keep.weights_only and info.number in complete and not info.weights_only]
 
 
+class Need(IntEnum):
+    """How much a study needs a checkpoint; where there is no room for all, the least needed goes first."""
+
+    NONE = 0
+    """Nobody asked to keep it."""
+    STATE = 1
+    """Of what is kept, all but the weights, of a trial that is over."""
+    EVERY = 2
+    """Kept to look back."""
+    SPARE = 3
+    """A trial's last or best, but not the one its value is of."""
+    SELECTED = 4
+    """The one a trial's value is of."""
+    STUDY_BEST = 5
+    """The same, of one of the study's best trials."""
+    LIVE_BEST = 6
+    """The best so far of a trial that lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Something a study can give up.
+
+    Args:
+        info: The checkpoint.
+        need: How much it is needed.
+        rule: Why it was kept: what the study file calls it; ``state`` for all but the weights.
+    """
+
+    info: CheckpointInfo
+    need: Need
+    rule: str
+
+
+def dispensable(
+    checkpoints: Iterable[CheckpointInfo], trials: Mapping[int, TrialKeep], keep: Keep, direction: Direction
+) -> list[Loss]:
+    """What can be given up, the least needed first.
+
+    Never a live trial's newest two, nor its best where that is what counts; never the checkpoint
+    that the study's best value is of. Of equal need the trials farthest from the best go first.
+
+    Args:
+        checkpoints: All of the study, in any order.
+        trials: By number; those that are over, and a live one whose checkpoints nobody else
+            removes. A checkpoint of any other trial stays.
+        keep: The rules.
+        direction: Of the objective.
+    """
+    everything = sorted(checkpoints, key=lambda info: (info.number, info.position))
+    unwanted = surplus(everything, trials, keep, direction)
+    standing = {number: place for place, number in enumerate(_ranked_trials(trials, direction))}
+    losses: list[tuple[tuple[Need, float, Position], Loss]] = []
+    for number, group in groupby(everything, key=lambda info: info.number):
+        infos = list(group)
+        if (trial := trials.get(number)) is None:
+            continue
+        distance = -standing.get(number, math.inf) if trial.ending is not None else 1.0
+        for info in infos:
+            found: tuple[Need, str] | None = (Need.NONE, "surplus")
+            if info.checkpoint_id not in unwanted:
+                found = _need(info, infos, trial, keep, direction, standing.get(number))
+            if found is None:
+                continue
+            needs = [found]
+            if found[0] is not Need.NONE and trial.ending is not None and not info.weights_only:
+                needs.append((Need.STATE, "state"))
+            losses += [((need, distance, info.position), Loss(info, need, rule)) for need, rule in needs]
+    return [loss for _, loss in sorted(losses, key=lambda item: item[0])]
+
+
+def _need(
+    info: CheckpointInfo,
+    infos: Sequence[CheckpointInfo],
+    trial: TrialKeep,
+    keep: Keep,
+    direction: Direction,
+    standing: int | None,
+) -> tuple[Need, str] | None:
+    """How much a checkpoint that is kept is needed, and by which rule; ``None`` if it must stay."""
+
+    def among(ids: set[int]) -> bool:
+        return info.checkpoint_id in ids
+
+    if trial.ending is None:
+        if among(_newest(infos, _LIVE_NEWEST) | _best(infos, trial, int(keep.select_best), direction)):
+            return None
+        return (Need.LIVE_BEST, "best") if among(_best(infos, trial, keep.best, direction)) else (Need.EVERY, "every")
+    if among(_selected(infos, trial)):
+        if standing == 0:
+            return None
+        is_best = standing is not None and standing < keep.study_best
+        return (Need.STUDY_BEST, "study_best") if is_best else (Need.SELECTED, "selected")
+    if among(_newest(infos, keep.last)):
+        return Need.SPARE, "last"
+    return (Need.SPARE, "best") if among(_best(infos, trial, keep.best, direction)) else (Need.EVERY, "every")
+
+
 def at_end_of(infos: Iterable[CheckpointInfo], virtual_epoch: int | None) -> CheckpointInfo | None:
     """A trial's checkpoint at the end of a virtual epoch, not part-way in the next; ``None`` if there is none."""
     at = [info for info in infos if info.position.virtual_epoch == virtual_epoch]
@@ -151,12 +250,17 @@ def _selected(infos: Sequence[CheckpointInfo], trial: TrialKeep) -> set[int]:
 
 
 def _best_trials(trials: Mapping[int, TrialKeep], count: int, direction: Direction) -> set[int]:
+    return set(_ranked_trials(trials, direction)[:count])
+
+
+def _ranked_trials(trials: Mapping[int, TrialKeep], direction: Direction) -> list[int]:
+    """Complete trials, best first, the lower number on a tie."""
     ranked = sorted(
         (_rank(trial.value, direction), number)
         for number, trial in trials.items()
         if trial.ending is Ending.COMPLETE and trial.value is not None and math.isfinite(trial.value)
     )
-    return {number for _, number in ranked[:count]}
+    return [number for _, number in ranked]
 
 
 def _rank(value: float, direction: Direction) -> float:

@@ -7,25 +7,26 @@ study's best to it; or, for who prunes by hand, every trial that is over.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
-from tunesafe.contracts import CheckpointInfo, Position, Record, TrialPhase, TrialRow
+from tunesafe.contracts import CheckpointInfo, Notice, Record, TrialPhase
 from tunesafe.errors import DamagedError
 from tunesafe.spec import StudySpec
 from tunesafe.state.weights import weights_in
-from tunesafe.store import claims, records, tallies
+from tunesafe.store import claims, tallies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading
-from tunesafe.store.retention import Keep, TrialKeep, surplus, to_be_thinned
+from tunesafe.store.retention import TrialKeep, surplus, to_be_thinned
 from tunesafe.store.saving import Surplus
+from tunesafe.study.keeping import keep_of, objectives_of, trial_keep
+from tunesafe.study.limiting import DiskLimit, Live
 from tunesafe.study.opening import OpenStudy
-from tunesafe.study.patience import patiently
+from tunesafe.study.patience import Patience, patiently
 
 __all__ = ["Retainer", "Unneeded", "unneeded_of_ended"]
 
@@ -36,27 +37,39 @@ class Retainer:
     Args:
         opened: The study.
         checkpoints: Its checkpoints.
+        watch: Told of what is given up for want of room.
     """
 
-    def __init__(self, opened: OpenStudy, checkpoints: CheckpointStore) -> None:
+    def __init__(
+        self, opened: OpenStudy, checkpoints: CheckpointStore, watch: Callable[[Notice], None] = lambda notice: None
+    ) -> None:
         self._engine, self._uuid, self._spec = opened.engine, opened.row.uuid, opened.spec
         self._checkpoints, self._patience = checkpoints, opened.patience
-        self._keep = _keep_of(opened.spec)
+        self._keep = keep_of(opened.spec)
+        self._limit = DiskLimit(opened, checkpoints, watch)
 
     def of_live(self, number: int, history: Sequence[Record]) -> Surplus:
         """What a live trial will not fall back on once it has a new checkpoint, for ``CheckpointStore.save``."""
-        trial = TrialKeep(None, objectives=_objectives(history, self._spec))
+        trial = TrialKeep(None, objectives=objectives_of(history, self._spec))
         return lambda infos: surplus(infos, {number: trial}, self._keep, self._spec.objective.direction)
 
-    @patiently
+    def after_save(self, patience: Patience, number: int, history: Sequence[Record]) -> None:
+        """A live trial has a new checkpoint: hold the study's ``disk_limit``; in the thread of that patience."""
+        self._limit.hold(patience, Live(number, history))
+
     def after_end(self, number: int) -> None:
-        """A trial has been told: drop its surplus, and that of the trials it displaced."""
+        """A trial has been told: drop its surplus, and that of the trials it displaced; hold ``disk_limit``."""
+        self._tidy(number)
+        self._limit.hold(self._patience)
+
+    @patiently
+    def _tidy(self, number: int) -> None:
         with reading(self._engine) as connection:
             best = tallies.best_numbers(
                 connection, self._uuid, self._spec.objective.direction, self._keep.study_best + 1
             )
             rows = [claims.trial_row(connection, self._uuid, n) for n in {number, *best}]
-            trials = {row.number: _trial_keep(connection, self._uuid, self._spec, row) for row in rows if row}
+            trials = {row.number: trial_keep(connection, self._uuid, self._spec, row) for row in rows if row}
         infos = [info for number in trials for info in self._checkpoints.infos(number)]
         unwanted = surplus(infos, trials, self._keep, self._spec.objective.direction)
         told = {row.number: trials[row.number] for row in rows if row and row.phase is TrialPhase.TOLD}
@@ -68,7 +81,8 @@ class Retainer:
     def tidy_up(self) -> None:
         """Do what is left to do for trials whose worker died between their end and ``after_end``."""
         for number in self._patience(self._untidied):
-            self.after_end(number)
+            self._tidy(number)
+        self._limit.hold(self._patience)
 
     def _untidied(self) -> list[int]:
         with reading(self._engine) as connection:
@@ -94,44 +108,16 @@ def unneeded_of_ended(engine: Engine, uuid: str, spec: StudySpec, checkpoints: C
     What this names may be removed at any later time: a trial that is over stays so, and one that
     has lost its place among the study's best does not get it back.
     """
-    keep, direction = _keep_of(spec), spec.objective.direction
+    keep, direction = keep_of(spec), spec.objective.direction
     infos = checkpoints.infos()
     with reading(engine) as connection:
         best = tallies.best_numbers(connection, uuid, direction, keep.study_best)
         shown = {info.number for info in infos}.union(best)
         rows = [row for row in claims.trial_rows(connection, uuid) if row.number in shown]
-        trials = {row.number: _trial_keep(connection, uuid, spec, row) for row in rows}
+        trials = {row.number: trial_keep(connection, uuid, spec, row) for row in rows}
     told = {row.number: trials[row.number] for row in rows if row.phase is TrialPhase.TOLD}
     infos = [info for info in infos if info.number in told]
     unwanted = surplus(infos, trials, keep, direction)
     kept = [info for info in infos if info.checkpoint_id not in unwanted]
     gone = (info for info in infos if info.checkpoint_id in unwanted)
     return Unneeded(tuple(gone), tuple(to_be_thinned(kept, told, keep)))
-
-
-def _trial_keep(connection: Connection, uuid: str, spec: StudySpec, row: TrialRow) -> TrialKeep:
-    if row.outcome is None or row.phase is TrialPhase.HELD:
-        return TrialKeep(None)
-    outcome, history = row.outcome, records.records_of(connection, uuid, row.number)
-    return TrialKeep(outcome.ending, outcome.value, outcome.selected_virtual_epoch, _objectives(history, spec))
-
-
-def _objectives(history: Sequence[Record], spec: StudySpec) -> dict[Position, float]:
-    return {
-        Position(record.report.examples_seen, record.report.virtual_epoch): record.report.metrics.get(
-            spec.objective.metric, math.nan
-        )
-        for record in history
-    }
-
-
-def _keep_of(spec: StudySpec) -> Keep:
-    keep = spec.checkpoint.keep
-    return Keep(
-        keep.last,
-        keep.best,
-        keep.study_best,
-        select_best=spec.objective.select == "best",
-        every=keep.every,
-        weights_only=keep.finished == "weights",
-    )

@@ -77,7 +77,7 @@ class Worker:
         self._claimant = Claimant(opened)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
         self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
-        self._retainer = Retainer(opened, self._checkpoints)
+        self._retainer = Retainer(opened, self._checkpoints, self._watch)
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1
         self._number: int | None = None

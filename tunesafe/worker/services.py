@@ -123,9 +123,15 @@ class LedgerServices:
         """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()
         number, fence = self._claim.number, self._claim.fence
-        surplus = self._retainer.of_live(number, self.records)
+        records, patience = self.records, self._writing_patience
+        surplus = self._retainer.of_live(number, records)
         save = partial(self._checkpoints.save, snapshot, number=number, fence=fence, surplus=surplus)
-        self._writer.submit(partial(self._writing_patience, save))
+
+        def write() -> None:
+            patience(save)
+            self._retainer.after_save(patience, number, records)
+
+        self._writer.submit(write)
 
     def interruption(self) -> str | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""

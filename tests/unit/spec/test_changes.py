@@ -37,6 +37,7 @@ def study(**changes: Any) -> StudySpec:
         ({"trackers": ["tensorboard"]}, HARMLESS),
         ({"checkpoint": {"mid_epoch": True, "every": {"seconds": 60}}}, HARMLESS),
         ({"checkpoint": {"every": "auto"}}, HARMLESS),
+        ({"disk_limit": "20GB"}, HARMLESS),
         ({"checkpoint": {"keep": {"last": 3}}}, HARMLESS),
         ({"checkpoint": {"keep": {"every": 2, "finished": "weights"}}}, HARMLESS),
         ({"storage": "sqlite:///moved.db"}, HARMLESS),

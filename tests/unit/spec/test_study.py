@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from decimal import Decimal
 from pathlib import Path
@@ -178,3 +179,41 @@ def test_the_python_door_needs_no_base(monkeypatch: pytest.MonkeyPatch, tmp_path
     """Relative paths are then relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     assert spec_from_mapping(mapping(), base=None).storage == f"sqlite:///{tmp_path}/small.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        (1, 1), (1e9, 10**9), ("512B", 512), ("20GB", 20 * 10**9), ("20 gb", 20 * 10**9), ("1.5TB", 1_500_000_000_000),
+        ("4GiB", 4 << 30), ("0.5KiB", 512), ("1.001KB", 1001), ("3MiB", 3 << 20), ("8mb", 8_000_000), ("off", None),
+        (None, None), (2**63 - 1, 2**63 - 1),
+    ],
+)  # fmt: skip
+def test_sizes_are_bytes_or_numbers_with_units(text: object, num_bytes: int | None) -> None:
+    """Powers of ten without an i, powers of two with one; exactly as written."""
+    assert small(disk_limit=text).disk_limit == num_bytes
+    spec = small(disk_limit=text)
+    assert StudySpec.from_json(spec.to_json()).disk_limit == num_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("20G", "must be a size such as 20GB, found '20G'"),
+        ("4Gi", "must be a size such as 4GiB, found '4Gi'"),
+        ("20", "must be a size such as 20B, found '20'"),
+        ("20 parsecs", "must be a size such as 20GB, 512MiB or 1000000, found '20 parsecs'"),
+        (True, "must be a size such as 20GB, 512MiB or 1000000, found true"),
+        ([1], "must be a size such as 20GB"),
+        ("-1GB", "must be a size such as 20GB"),
+        ("1.0001KB", "must be a whole number of bytes, found '1.0001KB'"),
+        (0.5, "must be a whole number of bytes, found 0.5"),
+        (0, "must be at least 1 byte and less than 8 EiB, found 0"),
+        ("0GB", "must be at least 1 byte"),
+        ("9000000TiB", "must be at least 1 byte and less than 8 EiB"),
+    ],
+)
+def test_what_is_no_size_is_refused(text: object, why: str) -> None:
+    """With the nearest that is one."""
+    with pytest.raises(Exception, match=f"disk_limit {re.escape(why)}"):
+        small(disk_limit=text)

@@ -91,3 +91,30 @@ def test_what_is_left_behind_is_counted_as_it_is_swept(
     assert store.sweep_orphans(-1) == promised
     assert store.sweep_orphans(-1) == StoredBytes()
     store.load(kept)
+
+
+def test_a_running_sum_counts_what_is_new_and_never_too_little(engine: Engine, store: CheckpointStore) -> None:
+    """What others remove it sees when it counts all again."""
+    seen = inventory.StoredSum(store._uuid)
+    other = CheckpointStore(engine, claimed_study(engine)[0], None)
+
+    def at_most() -> int:
+        with reading(engine) as connection:
+            return seen.at_most(connection)
+
+    def exactly() -> int:
+        with reading(engine) as connection:
+            stored = inventory.stored_bytes(connection, store._uuid)
+            assert inventory.StoredSum(store._uuid).exactly(connection) == stored.in_database + stored.in_packs
+            return stored.in_database + stored.in_packs
+
+    assert at_most() == 0
+    first, *_ = three(store)
+    other.save(snapshot(1, [b"somebody else's"]), number=0, fence=1)
+    assert at_most() == exactly() == 2 + 100 + 10 + 20 + 7 + LARGE
+    store.remove([first.checkpoint_id])
+    assert at_most() == exactly() + 10
+    assert at_most() == exactly() + 10
+    for _ in range(64):
+        last = at_most()
+    assert last == exactly()

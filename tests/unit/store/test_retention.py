@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesafe.contracts import CheckpointInfo, Ending, Position
-from tunesafe.store.retention import Direction, Keep, TrialKeep, surplus, to_be_thinned
+from tunesafe.store.retention import Direction, Keep, Loss, Need, TrialKeep, dispensable, surplus, to_be_thinned
 
 EXAMPLES_PER_EPOCH = 10
 Study = tuple[list[CheckpointInfo], dict[int, TrialKeep]]
@@ -146,3 +146,66 @@ def test_only_trials_that_are_complete_give_up_their_optimizers(study: Study, ke
     wanted = replace(keep, weights_only=True)
     assert to_be_thinned(infos, trials, wanted) == [i for i in infos if trials[i.number].ending is Ending.COMPLETE]
     assert to_be_thinned([replace(info, weights_only=True) for info in infos], trials, wanted) == []
+
+
+def given_up(study: Study, keep: Keep, direction: Direction) -> list[Loss]:
+    """Everything that can be."""
+    return dispensable(*study, keep, direction)
+
+
+@given(studies(), keeps, directions)
+def test_without_room_the_essential_stays(study: Study, keep: Keep, direction: Direction) -> None:
+    """A live trial's newest two, its best where that is what counts, and what the study's best value is of."""
+    infos, trials = study
+    gone = {loss.info.checkpoint_id for loss in given_up(study, keep, direction)}
+    stays = kept(study, keep, direction)
+    for number, trial in trials.items():
+        own = [info for info in stays if info.number == number]
+        if trial.ending is None:
+            assert not gone & {info.checkpoint_id for info in own[:2]}
+            at = [info for info in own if abs(trial.objectives.get(info.position, float("nan"))) < 1e9]
+            sign = 1 if direction == "minimize" else -1
+            best = min(at, key=lambda info: (sign * trial.objectives[info.position], info.position), default=None)
+            assert not (keep.select_best and best is not None and best.checkpoint_id in gone)
+    least = kept(study, Keep(last=0, best=0, study_best=1), direction)
+    most = {info.checkpoint_id for info in infos if trials[info.number].ending is not None and info in least}
+    assert not gone & (most & {info.checkpoint_id for info in stays})
+
+
+@given(studies(), keeps, directions)
+def test_what_nobody_asked_for_goes_first_and_each_thing_once(study: Study, keep: Keep, direction: Direction) -> None:
+    """Then optimizers of trials that are over; then more and more of what was asked for, worse trials first."""
+    losses = given_up(study, keep, direction)
+    assert [loss.need for loss in losses] == sorted(loss.need for loss in losses)
+    surplus_ids = surplus(study[0], study[1], keep, direction)
+    assert {loss.info.checkpoint_id for loss in losses if loss.need is Need.NONE} == surplus_ids
+    whole = [loss.info.checkpoint_id for loss in losses if loss.need is not Need.STATE]
+    assert len(whole) == len(set(whole))
+    thin = {loss.info.checkpoint_id for loss in losses if loss.need is Need.STATE}
+    assert thin <= set(whole) - surplus_ids
+    assert all(study[1][loss.info.number].ending is Ending.COMPLETE for loss in losses if loss.need is Need.STATE)
+    sign = 1 if direction == "minimize" else -1
+    for need in (Need.SPARE, Need.SELECTED, Need.STUDY_BEST):
+        values = [study[1][loss.info.number].value for loss in losses if loss.need is need]
+        finite = [sign * value for value in values if value is not None and abs(value) < 1e9]
+        assert finite == sorted(finite, reverse=True)
+
+
+def test_the_order_in_which_a_study_gives_up_what_it_keeps() -> None:
+    """Of a far trial and of the best one; every second, the last, the best and what the value is of."""
+    curve = {Position(10 * epoch, epoch): value for epoch, value in enumerate([4.0, 1.0, 3.0, 2.0], start=1)}
+    trials = {number: TrialKeep(Ending.COMPLETE, value, 4, curve) for number, value in enumerate([2.0, 9.0, 5.0])}
+    trials[3] = TrialKeep(None, objectives=curve)
+    infos = [
+        CheckpointInfo(10 * number + epoch, number, Position(10 * epoch, epoch), 100, 0.0, weights_only=True)
+        for number in trials
+        for epoch in (1, 2, 3, 4)
+    ]
+    keep = Keep(last=2, best=1, study_best=2, every=1)
+    losses = dispensable(infos, trials, keep, "minimize")
+    assert [(loss.need, loss.rule, loss.info.checkpoint_id) for loss in losses] == [
+        (Need.EVERY, "every", 11), (Need.EVERY, "every", 21), (Need.EVERY, "every", 1), (Need.EVERY, "every", 31),
+        (Need.SPARE, "best", 12), (Need.SPARE, "last", 13), (Need.SPARE, "best", 22), (Need.SPARE, "last", 23),
+        (Need.SPARE, "best", 2), (Need.SPARE, "last", 3),
+        (Need.SELECTED, "selected", 14), (Need.STUDY_BEST, "study_best", 24), (Need.LIVE_BEST, "best", 32),
+    ]  # fmt: skip
