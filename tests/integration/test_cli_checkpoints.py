@@ -318,3 +318,13 @@ def test_nothing_is_created_where_no_study_was_started(
     for words in ("list", "show 0", "verify", "prune", "prune --dry-run"):
         assert ran(capsys, "checkpoints", *words.split()).code == 3
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_auto_makes_the_checkpoints_that_count_and_changes_no_result(finished: Path, tmp_path: Path) -> None:
+    """How often depends on the time it takes here; the checkpoint a trial's value is of is always there."""
+    write_project(tmp_path)
+    assert tunesafe("run", "study.yaml", "--set", "checkpoint.every=auto", cwd=tmp_path).code == 0
+    study, often = load_study(tmp_path / "study.yaml"), load_study(finished / "study.yaml")
+    assert [trial.reports for trial in study.trials] == [trial.reports for trial in often.trials]
+    assert [each.number for each in study.checkpoints().checkpoints if each.selected] == [0, 1, 2]
+    assert [each.damage for each in study.verify_checkpoints()][:3] == [None] * 3

@@ -1,7 +1,8 @@
 """Saves a trial's memory, and reads it back.
 
 Captured here means copied out of live memory; durable it becomes in its own time, in the
-hands of ``TrialServices.save``. What the training loop pays is measured for ``every: auto``.
+hands of ``TrialServices.save``. What training pays for it is measured, for ``every: auto``; only
+when the next one is due depends on that, never what is computed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tunesafe.contracts import Position, Snapshot
 from tunesafe.failpoints import failpoint
 from tunesafe.state.codec import decode, encode
 from tunesafe.state.generators import restore_generators
+from tunesafe.trial.costs import Costs
 from tunesafe.trial.memory import OWN, Memory, Notes
 from tunesafe.trial.services import TrialServices
 from tunesafe.trial.triggers import Since
@@ -35,7 +37,9 @@ class Checkpointer:
         self._read = False
         self._saved_at = now()
         self._saved_examples = 0
-        self._cost_seconds = 0.0
+        self._costs = Costs()
+        self._batch_since = self._saved_at
+        self._was_saving = False
 
     def newest(self) -> tuple[Position, dict[str, Any]] | None:
         """The newest intact checkpoint, read once; ``None`` where training starts at 0."""
@@ -73,7 +77,18 @@ class Checkpointer:
 
     def since_newest(self) -> Since:
         """The newest checkpoint, as seen from now."""
-        return Since(self._saved_examples, self._now() - self._saved_at, self._cost_seconds)
+        seconds = self._now() - self._saved_at
+        return Since(self._saved_examples, seconds, self._costs.of_one, self._services.is_saving())
+
+    def batch_begins(self) -> None:
+        """Training goes on from here: what was before is not part of the next batch's time."""
+        self._batch_since, self._was_saving = self._now(), self._services.is_saving()
+
+    def batch_ends(self, num_examples: int) -> None:
+        """A batch was trained, and the next begins."""
+        since, was_saving = self._batch_since, self._was_saving
+        self.batch_begins()
+        self._costs.trained(self._batch_since - since, num_examples, beside=was_saving or self._was_saving)
 
     def save(self, position: Position, memory: Memory) -> None:
         """Capture the memory as it is, and hand it on to become durable.
@@ -88,4 +103,5 @@ class Checkpointer:
         self._services.save(Snapshot(position, structure, tensors))
         self._saved_at = self._now()
         self._saved_examples = position.examples_seen
-        self._cost_seconds = self._saved_at - begun
+        self._costs.stalled(self._saved_at - begun)
+        self.batch_begins()

@@ -102,6 +102,10 @@ class MemoryServices:
         """Keep a checkpoint in place of the one before."""
         self.snapshot = snapshot
 
+    def is_saving(self) -> bool:
+        """Never: there is no disk."""
+        return False
+
     def interruption(self) -> str | None:
         """Whatever ``request`` says."""
         return self.request

@@ -104,6 +104,7 @@ class Loop:
         self._exhausted_at = self._now()  # for a virtual epoch without batches
         self._entered = self._exhausted_at, self.examples_seen
         self.improved = False
+        self._checkpointer.batch_begins()
         self.epoch = Epoch(
             self.virtual_epoch + 1,
             self.plan.epoch_batches(self.position),
@@ -126,6 +127,8 @@ class Loop:
     def _consumed(self, batch: Batch) -> None:
         self.examples_seen = batch.start + batch.size
         failpoint("train.batch")
+        if self._cadence.auto:
+            self._checkpointer.batch_ends(batch.size)
         if batch.ends_epoch:
             self._exhausted_at = self._now()
         reason = self._reason or self._asked_to_leave()

@@ -47,6 +47,9 @@ class TrialServices(Protocol):
     def save(self, snapshot: Snapshot) -> None:
         """Make a checkpoint durable, in its own time; its memory is the services' until they give it out again."""
 
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is on its way to becoming durable; cheap, asked per batch."""
+
     def interruption(self) -> str | None:
         """Why the trial should leave at the next safe point, if it should; cheap, asked per batch."""
 

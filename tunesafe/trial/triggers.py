@@ -41,12 +41,14 @@ class Since:
     Args:
         examples_seen: Its position [examples]; 0 when there is none.
         seconds: Time since it, or since training began [s].
-        cost_seconds: What it cost the training loop [s]; 0 while unknown.
+        cost_seconds: What one costs training [s], see ``costs``; 0 while unknown.
+        is_saving: Whether it is still on its way to the disk: another would have to wait for it.
     """
 
     examples_seen: int
     seconds: float
     cost_seconds: float
+    is_saving: bool = False
 
 
 def due_at_step(cadence: Cadence, examples_seen: int, since: Since) -> bool:
@@ -61,7 +63,7 @@ def due_at_step(cadence: Cadence, examples_seen: int, since: Since) -> bool:
     return (
         (cadence.examples is not None and examples_seen // cadence.examples > since.examples_seen // cadence.examples)
         or (cadence.seconds is not None and since.seconds >= cadence.seconds)
-        or (cadence.auto and since.cost_seconds <= MAX_SHARE * since.seconds)
+        or (cadence.auto and not since.is_saving and since.cost_seconds <= MAX_SHARE * since.seconds)
     )
 
 

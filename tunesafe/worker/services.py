@@ -133,6 +133,10 @@ class LedgerServices:
 
         self._writer.submit(write)
 
+    def is_saving(self) -> bool:
+        """See :class:`tunesafe.trial.services.TrialServices`."""
+        return self._writer.is_busy
+
     def interruption(self) -> str | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
         self._keeper.check()

@@ -84,6 +84,11 @@ class CheckpointWriter:
                 raise _unwritten(error) from error
             raise
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return not self._idle.is_set()
+
     def check(self) -> None:
         """Raise what went wrong with a checkpoint, if anything did.
 
