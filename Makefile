@@ -93,5 +93,5 @@ constraints: $(STAMP)  ## pin what .venv holds now
 	@mv constraints.txt.new constraints.txt
 
 clean:  ## everything made here, .venv too
-	rm -rf .venv $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* build dist *.egg-info
+	rm -rf .venv .s3-venv $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ name other servers than the local ones; each test gets a database of its own on 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import servers
+from tests import s3, servers
 
 # Before anything imports numpy or torch, here and in the processes that tests start: two threads or
 # one give different bits, and tests share two cores. A failpoint left in the shell would kill the test run.
@@ -39,7 +40,7 @@ _MARIADB = os.environ.get("TUNESAFE_TEST_MARIADB", "mysql+pymysql://root@127.0.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever asks for a server's fixture carries its marker."""
     for item in items:
-        for server in ("postgres", "mariadb"):
+        for server in ("postgres", "mariadb", "s3"):
             if f"{server}_url" in getattr(item, "fixturenames", ()):
                 item.add_marker(server)
 
@@ -87,6 +88,28 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
             yield server
     except servers.MissingServerError as error:
         _missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server on loopback, without buckets."""
+    if importlib.util.find_spec("obstore") is None:
+        _missing("obstore is not installed")
+    try:
+        with s3.server() as address:
+            yield address
+    except s3.MissingS3Error as error:
+        _missing(str(error))
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty prefix in an empty bucket; the environment holds the address and credentials."""
+    bucket = f"tunesafe-{uuid.uuid4().hex[:12]}"
+    s3.make_bucket(s3_server, bucket)
+    for name, value in {**s3.CREDENTIALS, "AWS_ENDPOINT_URL": s3_server, "AWS_ALLOW_HTTP": "true"}.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{bucket}/studies/one"
 
 
 @contextmanager

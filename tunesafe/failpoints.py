@@ -51,6 +51,18 @@ FAILPOINTS: dict[str, str] = {
     "tell.in_transaction": "inside the transaction that ends the Optuna trial",
     "tell.after": "Optuna is told",
     "finish.swept": "the finished trial's surplus checkpoints are removed",
+    "backup.snapshot": "the database is copied, nothing is in the second place",
+    "backup.packs": "one more pack is in the second place",
+    "backup.uploaded": "the copy of the database is there too",
+    "backup.pointing": "everything is there, the pointer names the copy before",
+    "backup.pointed": "the pointer names the new copy, what only the one before needs is there",
+    "backup.cleaned": "what no pointer names is removed",
+    "backup.kept": "how it went is kept for status",
+    "fetch.claimed": "a second place is taken over, nothing is fetched",
+    "fetch.pack": "one more pack is fetched",
+    "fetch.verified": "the whole study is fetched and verified, nothing is in its place",
+    "fetch.moving": "one more part of it is about to be moved to its place",
+    "fetch.moved": "all of it is in its place",
 }
 """Every failpoint and where it stands. The crash matrix kills at each of them."""
 

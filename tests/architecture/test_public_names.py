@@ -42,6 +42,7 @@ COMMANDS = {
     "best": {"--json"},
     "logs": {"--json"},
     "export": {"--json", "--output", "--trial", "--virtual-epoch"},
+    "restore": set[str](),
     "checkpoints list": {"--json", "--trial"},
     "checkpoints show": {"--json", "--virtual-epoch"},
     "checkpoints verify": {"--json", "--trial"},

@@ -196,6 +196,8 @@ class Laboratory:
 
     def __init__(self, folder: Path, zygote: subprocess.Popen[str]) -> None:
         self.folder, self._zygote = folder, zygote
+        self.environment: dict[str, str] = {}
+        """Variables that jobs find in addition to those of the tests."""
         self._count = 0
         self._references: dict[str, Reference] = {}
 
@@ -203,7 +205,7 @@ class Laboratory:
         """Hand one job to the zygote."""
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
-        self._zygote.stdin.write(json.dumps(job) + "\n")
+        self._zygote.stdin.write(json.dumps({"environment": self.environment, **job}) + "\n")
         self._zygote.stdin.flush()
         line = self._zygote.stdout.readline()
         assert line, "the zygote is gone"

@@ -5,16 +5,22 @@ from __future__ import annotations
 from tests.crash.harness import Kill, Reference
 from tunesafe.failpoints import FAILPOINTS
 
-__all__ = ["ON_SERVERS", "deaths_at", "in_turn"]
+__all__ = ["COPYING", "FETCHING", "ON_SERVERS", "PLACES", "deaths_at", "in_turn"]
 
-ON_SERVERS = [failpoint for failpoint in FAILPOINTS if not failpoint.startswith("pack.")]
+COPYING = [failpoint for failpoint in FAILPOINTS if failpoint.startswith("backup.")]
+"""Passed by studies with a second place only: see ``test_backup``."""
+FETCHING = [failpoint for failpoint in FAILPOINTS if failpoint.startswith("fetch.")]
+"""Passed by ``tunesafe restore`` only: as above."""
+PLACES = [failpoint for failpoint in FAILPOINTS if failpoint not in (*COPYING, *FETCHING)]
+"""Passed by every study."""
+ON_SERVERS = [failpoint for failpoint in PLACES if not failpoint.startswith("pack.")]
 """Packs are beside SQLite files only; a server keeps all bytes in its tables."""
 
 
 def in_turn() -> list[str]:
-    """Every failpoint, in an order in which one study meets all of them: a state is restored once there is one."""
+    """Every failpoint that all studies pass, in an order in which one meets them: restoring once there is a state."""
     restoring = ["restore.before", "restore.after"]
-    order = [failpoint for failpoint in FAILPOINTS if failpoint not in restoring]
+    order = [failpoint for failpoint in PLACES if failpoint not in restoring]
     after = order.index("checkpoint.committed") + 1
     return order[:after] + restoring + order[after:]
 

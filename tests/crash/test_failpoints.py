@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.harness import Check, Kill, Laboratory, NotReachedError
-from tests.crash.places import deaths_at, in_turn
+from tests.crash.places import PLACES, deaths_at, in_turn
 from tests.crash.variations import BASE, PRUNERS
-from tunesafe.failpoints import FAILPOINTS
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -22,14 +21,14 @@ def test_one_study_that_dies_at_every_failpoint_in_turn_ends_identical(lab: Labo
 @pytest.mark.slow
 def test_a_study_that_dies_a_little_later_every_time_ends_identical(lab: Laboratory, survived: Check) -> None:
     """As above at second passings, the openings being those of a study that exists."""
-    once = {name for name in FAILPOINTS if name.startswith(("open.", "restore.", "sample."))}
+    once = {name for name in PLACES if name.startswith(("open.", "restore.", "sample."))}
     later = [Kill(name, 1 if name in once else 2) for name in in_turn() if not name.startswith(("tell.", "finish."))]
     survived(lab.kill_at(NO_PRUNER, [Kill("train.batch", 12), *later]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
-@pytest.mark.parametrize("failpoint", FAILPOINTS)
+@pytest.mark.parametrize("failpoint", PLACES)
 def test_a_study_killed_once_at_a_failpoint_ends_identical(
     failpoint: str, which: str, lab: Laboratory, survived: Check
 ) -> None:

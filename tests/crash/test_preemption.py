@@ -8,8 +8,8 @@ import pytest
 
 from tests.crash.command import command
 from tests.crash.harness import Check, Laboratory, Study
+from tests.crash.places import PLACES
 from tests.crash.variations import BASE, VARIATIONS, Variation
-from tunesafe.failpoints import FAILPOINTS
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -62,7 +62,7 @@ def test_without_grace_an_interruption_costs_what_a_crash_costs(lab: Laboratory,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("failpoint", [name for name in FAILPOINTS if not name.startswith(("open.", "restore."))])
+@pytest.mark.parametrize("failpoint", [name for name in PLACES if not name.startswith(("open.", "restore."))])
 @pytest.mark.parametrize("variation", [BASE, MID_EPOCH], ids=lambda variation: variation.name)
 def test_a_signal_at_any_place_leaves_a_study_that_continues(
     variation: Variation, failpoint: str, lab: Laboratory, survived: Check

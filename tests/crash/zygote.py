@@ -95,12 +95,13 @@ def _perform(job: dict[str, Any]) -> dict[str, Any]:
 def _child(job: dict[str, Any]) -> NoReturn:
     code = 70
     try:
+        os.environ.update(job.get("environment", {}))
         os.chdir(job["folder"])
         output = os.open("output.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        code = {"run": _run, "read": _read}[job["do"]](job)
+        code = {"run": _run, "restore": _restore, "read": _read}[job["do"]](job)
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BaseException:  # noqa: BLE001 - whatever it is, the test wants to read it
@@ -144,6 +145,15 @@ def _run(job: dict[str, Any]) -> int:
         finally:
             Path("census.json").write_text(json.dumps(counts))
     tunesafe(["run", "study.yaml", *job.get("options", ())])
+
+
+def _restore(job: dict[str, Any]) -> int:
+    """``tunesafe restore URL DIR``; a job may say ``failpoint`` and ``passing``."""
+    from tunesafe import failpoints
+    from tunesafe.cli import main as tunesafe
+
+    failpoints.arm(job.get("failpoint"), job.get("passing", 1))
+    tunesafe(["restore", job["url"], job["directory"]])
 
 
 def _work_here() -> None:

@@ -4,6 +4,7 @@
     views      what reading gives: frozen values
     stored     reading a stored study; checkpoints: what it has stored of states
     pruning    removing checkpoints nobody asked to keep (Optuna)
+    restoring  bringing one back from its second place
     running    running and checking one (torch, Optuna, user code)
     exporting  a trial's weights, story and code as files (torch)
 
@@ -13,6 +14,7 @@ Importing it brings neither torch nor Optuna.
 from __future__ import annotations
 
 from tunesafe.api.checkpoints import CheckpointContent, CheckpointList, CheckpointView, PruneResult, VerifiedCheckpoint
+from tunesafe.api.restoring import Restored, restore
 from tunesafe.api.study import Study, load_study, open_stored
 from tunesafe.api.views import RunResult, StudyPlan, StudyStatus, TrialState, TrialView
 
@@ -21,6 +23,7 @@ __all__ = [
     "CheckpointList",
     "CheckpointView",
     "PruneResult",
+    "Restored",
     "RunResult",
     "Study",
     "StudyPlan",
@@ -30,4 +33,5 @@ __all__ = [
     "VerifiedCheckpoint",
     "load_study",
     "open_stored",
+    "restore",
 ]

@@ -15,7 +15,9 @@ from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
 from tunesafe.executors import run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
+from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.engine import check_address
+from tunesafe.study.copying import refuse_taken_place
 from tunesafe.study.settling import Program
 from tunesafe.trial.importing import is_importing
 from tunesafe.trial.sources import fingerprint, sources
@@ -57,10 +59,14 @@ def run(
         )
     program = _program(spec, folder, text, function)
     watch = _harmless(notify)
+    new = not _exists(spec)
+    if spec.backup is not None:
+        open_depot(spec.backup.url)  # refuses what cannot be one here: a library that is missing
+        if new:
+            refuse_taken_place(spec)
     if function is not None and (spec.trainable is None or spec.n_workers == 1):
         result = run_study(spec, lambda: function, program, folder=folder, watch=watch, accept_changes=accept_changes)
     else:
-        new = not _exists(spec)
         result = supervise(spec, program, folder=folder, watch=watch, new=new, accept_changes=accept_changes)
     return RunResult(result.exit_code, result.message)
 

@@ -13,13 +13,14 @@ from tunesafe.contracts import CheckpointInfo, Event, LogChunk, Record, StoredSt
 from tunesafe.errors import SpecError, StorageError
 from tunesafe.spec import StudySpec
 from tunesafe.store import claims, events, logs, records, studies
+from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import database_now, read_only_engine, reading
 from tunesafe.store.migrations import schema_version
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 from tunesafe.store.tallies import count_events
-from tunesafe.store.urls import display_url
+from tunesafe.store.urls import canonical_url, display_url
 
 __all__ = ["NOTABLE", "StoredStudy", "study_in"]
 
@@ -37,6 +38,9 @@ NOTABLE = (
     "over_disk_limit",
     "storage_back",
     "storage_warning",
+    "restored",
+    "backup_failed",
+    "backup_lost",
 )
 """Kinds of events that ``status`` counts, however long ago they happened."""
 
@@ -84,7 +88,9 @@ class StoredStudy:
         with self.opened() as (connection, row):
             spec = StudySpec.from_json(row.spec_json, storage=self.url)
             notes = {kind: count_events(connection, row.uuid, kind) for kind in NOTABLE}
-            return view_status(summarise(connection, self.name), spec, self.url, notes)
+            copying = backups_beside(canonical_url(self.url), row.uuid)
+            state = None if copying is None else copying.state()
+            return view_status(summarise(connection, self.name), spec, self.url, notes, state)
 
     def best(self) -> TrialView | None:
         """The complete trial with the best value; the lowest number among equals."""

@@ -10,6 +10,7 @@ from enum import StrEnum
 from tunesafe.contracts import Event, Owner, Parameter, Record, Report, TrialPhase, TrialRow
 from tunesafe.errors import ExitCode
 from tunesafe.spec import StudySpec
+from tunesafe.store.backup_state import BackupState
 from tunesafe.store.claims import is_takeable
 from tunesafe.store.identity import is_provably_dead
 from tunesafe.store.reading import ActiveTrial, BestTrial, StudySummary
@@ -18,6 +19,7 @@ from tunesafe.store.urls import display_url
 __all__ = [
     "ENDED",
     "ActiveView",
+    "BackupView",
     "RunResult",
     "StudyPlan",
     "StudyStatus",
@@ -113,6 +115,27 @@ class ActiveView:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupView:
+    """How the copying to the second place goes.
+
+    Args:
+        url: The second place.
+        newest: When the newest copy was taken, UTC; ``None`` if there is none yet.
+        num_bytes: Its size, packs included [bytes].
+        failing_since: Since when copying fails, UTC; ``None`` while it works.
+        why: Why it fails.
+        lost: Whether the place belongs to somebody else now: nothing is copied there any more.
+    """
+
+    url: str
+    newest: datetime | None
+    num_bytes: int
+    failing_since: datetime | None
+    why: str | None
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StudyStatus:
     """Where a study stands.
 
@@ -137,6 +160,7 @@ class StudyStatus:
         timeout_seconds: After how much of that it pauses [s].
         notes: How often something happened that one should know of, by kind of event.
         events: The latest events, the newest last.
+        backup: How the copying to its second place goes; ``None`` without one.
     """
 
     name: str
@@ -159,6 +183,7 @@ class StudyStatus:
     timeout_seconds: float | None
     notes: Mapping[str, int]
     events: tuple[Event, ...]
+    backup: BackupView | None = None
 
     @property
     def num_ended(self) -> int:
@@ -252,7 +277,9 @@ def _state(row: TrialRow, now: float) -> TrialState:
     return TrialState.INTERRUPTED if is_takeable(row, now) else TrialState.RUNNING
 
 
-def view_status(summary: StudySummary, spec: StudySpec, url: str, notes: Mapping[str, int]) -> StudyStatus:
+def view_status(
+    summary: StudySummary, spec: StudySpec, url: str, notes: Mapping[str, int], copying: BackupState | None = None
+) -> StudyStatus:
     """What a reader is shown of a study.
 
     Args:
@@ -260,6 +287,7 @@ def view_status(summary: StudySummary, spec: StudySpec, url: str, notes: Mapping
         spec: The study file it last ran with.
         url: Its database.
         notes: How often events of note happened, by kind.
+        copying: How the copying to its second place went last.
     """
     active = tuple(_active(trial) for trial in summary.active if trial.phase is not TrialPhase.CLOSING)
     counts = dict.fromkeys(TrialState, 0)
@@ -292,7 +320,16 @@ def view_status(summary: StudySummary, spec: StudySpec, url: str, notes: Mapping
         timeout_seconds=spec.timeout,
         notes={kind: count for kind, count in notes.items() if count},
         events=tuple(summary.events),
+        backup=_backup(spec, copying),
     )
+
+
+def _backup(spec: StudySpec, state: BackupState | None) -> BackupView | None:
+    if spec.backup is None and state is None:
+        return None
+    if state is None or (spec.backup is not None and spec.backup.url != state.url):
+        state = BackupState("" if spec.backup is None else spec.backup.url)
+    return BackupView(state.url, utc(state.at), state.num_bytes, utc(state.failing_since), state.why, state.lost)
 
 
 def _active(trial: ActiveTrial) -> ActiveView:

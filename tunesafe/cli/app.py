@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunesafe import __version__
-from tunesafe.cli import checking, checkpoints, exporting, reading, running, starting
+from tunesafe.cli import checking, checkpoints, exporting, reading, restoring, running, starting
 from tunesafe.errors import ExitCode, TunesafeError
 
 __all__ = ["main"]
@@ -36,6 +36,7 @@ for _command in (
     reading.best,
     reading.logs,
     exporting.export,
+    restoring.restore,
 ):
     _app.command()(_command)
 _app.add_typer(checkpoints.app, name="checkpoints")

@@ -60,7 +60,8 @@ def status_document(status: StudyStatus) -> dict[str, Any]:
     running, interrupted, held, complete, pruned, failed}, best {number, value, virtual_epoch, parameters}
     or null, active [{number, state, attempt, examples_seen, worker, lease_seconds}], attempts, resumed,
     examples_seen, total_examples, virtual_epochs, live_seconds, timeout_seconds, notes {kind: count},
-    events [{at, kind, number, details}]``, the newest event last.
+    events [{at, kind, number, details}], backup {url, newest, num_bytes, failing_since, why, lost} or
+    null``, the newest event last.
     """
     best = status.best
     return {
@@ -89,6 +90,12 @@ def status_document(status: StudyStatus) -> dict[str, Any]:
         "timeout_seconds": status.timeout_seconds,
         "notes": dict(status.notes),
         "events": [_event_document(event) for event in status.events],
+        "backup": status.backup
+        and {
+            **_fields(status.backup),
+            "newest": _moment(status.backup.newest),
+            "failing_since": _moment(status.backup.failing_since),
+        },
     }
 
 

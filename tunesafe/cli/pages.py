@@ -1,8 +1,9 @@
-"""Studies, trials and plans as pages of text. Pure; nothing here prints."""
+"""Studies, trials and plans as pages of text. Nothing here prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from tunesafe.api import (
     CheckpointContent,
@@ -15,7 +16,7 @@ from tunesafe.api import (
     TrialView,
     VerifiedCheckpoint,
 )
-from tunesafe.api.views import ENDED, utc
+from tunesafe.api.views import ENDED, BackupView, utc
 from tunesafe.cli import render
 from tunesafe.contracts import Event, Report
 
@@ -39,6 +40,9 @@ _NOTES = {
     "storage_back": "times the database was away; nothing was lost",
     "storage_warning": "warnings about where the database is; see show or the first lines of run",
     "environment": "times it was continued with other versions or on another machine",
+    "restored": "times it was brought back from its second place",
+    "backup_failed": "times the copying to its second place failed for a while",
+    "backup_lost": "times its second place was found to belong to another machine, which goes on with it",
     "exhausted": "times the sampler had no further point: the study ends with the trials it has",
 }
 _SMALL = {"exact": "each is one batch", "whole": "some may have no batch of their own"}
@@ -70,6 +74,8 @@ def _status_lines(status: StudyStatus) -> Iterator[str]:
     yield f"{time}{limit}, {render.examples(status.examples_seen)} examples, {status.num_attempts} attempts{resumed}"
     if status.paused and not status.finished:
         yield "paused: the timeout is used up; raise it and run again to continue"
+    if status.backup is not None:
+        yield _backup_line(status.backup)
     if status.active:
         yield ""
         yield _active_table(status)
@@ -79,6 +85,20 @@ def _status_lines(status: StudyStatus) -> Iterator[str]:
     if status.events:
         yield ""
         yield _event_table(status.events)
+
+
+def _backup_line(backup: BackupView) -> str:
+    if backup.lost:
+        return f"backup  {backup.why}"
+    now = datetime.now(UTC)
+    newest = "nothing copied yet"
+    if backup.newest is not None:
+        age = render.duration((now - backup.newest).total_seconds())
+        newest = f"newest copy {age} old, {render.size(backup.num_bytes)}"
+    fails = ""
+    if backup.failing_since is not None:
+        fails = f"; fails since {render.duration((now - backup.failing_since).total_seconds())}: {backup.why}"
+    return f"backup  {backup.url}: {newest}{fails}"
 
 
 def _note(kind: str, count: int, batching: str) -> str:

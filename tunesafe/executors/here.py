@@ -13,6 +13,7 @@ from typing import Any
 from tunesafe.contracts import Notice
 from tunesafe.errors import LeaseLostError, Preempted
 from tunesafe.executors.results import RunResult, opening_details, result_of
+from tunesafe.executors.second_place import SecondPlace, one_at_a_time
 from tunesafe.spec import StudySpec
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.opening import open_study
@@ -40,7 +41,7 @@ def run_study(
         trainable: Gives the user's function or class; called once, when there is something to train.
         program: The study file's text and the trainable's sources.
         folder: Where files beside the database are kept.
-        watch: Told what happens, in this thread and the one that prints.
+        watch: Told what happens, by one thread at a time.
         accept_changes: Go on after a breaking change.
 
     Raises:
@@ -48,6 +49,7 @@ def run_study(
         StorageError: The database cannot be used.
     """
     sampler, pruner = judges(spec)
+    watch = one_at_a_time(watch)
     with open_study(spec, program, sampler, pruner, accept_changes=accept_changes) as opened:
         claimant = Claimant(opened)
         claimant.take_up_held()
@@ -56,7 +58,7 @@ def run_study(
         for warning in opened.warnings:
             watch(Notice("event", None, {"event": "storage_warning", "message": warning}))
         left: Left | BaseException
-        with SignalWatch() as signals:
+        with SignalWatch() as signals, SecondPlace(opened, signals, watch):
             try:
                 left = Worker(opened, trainable, signals, watch, folder).run()
             except (Preempted, LeaseLostError) as error:

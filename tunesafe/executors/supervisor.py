@@ -13,6 +13,7 @@ from tunesafe.contracts import Notice
 from tunesafe.errors import ExitCode, Preempted
 from tunesafe.executors.crew import Crew
 from tunesafe.executors.results import RunResult, opening_details, result_of
+from tunesafe.executors.second_place import SecondPlace, one_at_a_time
 from tunesafe.spec import StudySpec
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.packs import packs_beside
@@ -43,7 +44,7 @@ def supervise(
         spec: The study file.
         program: Its text and the trainable's sources.
         folder: Where relative paths and files beside the database are.
-        watch: Told what happens, in this thread.
+        watch: Told what happens, by one thread at a time.
         new: Whether the study is not there yet: then the trainable is imported first.
         accept_changes: Go on after a breaking change.
 
@@ -52,6 +53,7 @@ def supervise(
         StorageError: The database cannot be used.
     """
     sampler, pruner = judges(spec)
+    watch = one_at_a_time(watch)
     try:
         with SignalWatch() as signals, Crew(spec, program.fingerprint, folder, signals) as crew:
             if new:
@@ -65,11 +67,12 @@ def supervise(
                 for warning in opened.warnings:
                     watch(Notice("event", None, {"event": "storage_warning", "message": warning}))
                 left: Left | BaseException = Left.NO_WORK
-                if before.open or before.held:
-                    left = crew.work(opened, watch)
-                if not isinstance(left, BaseException):
-                    store = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
-                    Retainer(opened, store).tidy_up()
+                with SecondPlace(opened, signals, watch):
+                    if before.open or before.held:
+                        left = crew.work(opened, watch)
+                    if not isinstance(left, BaseException):
+                        store = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
+                        Retainer(opened, store).tidy_up()
                 return result_of(spec, before, claimant.tally(), left)
     except Preempted as ending:  # a second signal, or one before the study was open: there is no time to count
         return RunResult(

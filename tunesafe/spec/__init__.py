@@ -9,6 +9,7 @@ made by :mod:`tunesafe.spec.schema`.
 
 from __future__ import annotations
 
+from tunesafe.spec.backup import Backup, resolve_place
 from tunesafe.spec.budget import Budget
 from tunesafe.spec.changes import Change, ChangeKind, Settled, classify, render_diff
 from tunesafe.spec.faults import Place
@@ -22,6 +23,7 @@ from tunesafe.spec.parameters import (
     holds,
     sampling_order,
 )
+from tunesafe.spec.rewriting import keys_of, with_value
 from tunesafe.spec.sections import Checkpoint, Component, EarlyStopping, Every, Keep, Objective, Pruner, Sampler
 from tunesafe.spec.storage import mask_password, resolve_storage
 from tunesafe.spec.study import StudySpec
@@ -29,6 +31,7 @@ from tunesafe.spec.study import StudySpec
 __all__ = [
     "PRUNERS",
     "SAMPLERS",
+    "Backup",
     "Budget",
     "CategoricalParameter",
     "Change",
@@ -50,10 +53,13 @@ __all__ = [
     "canonical_name",
     "classify",
     "holds",
+    "keys_of",
     "load_spec",
     "mask_password",
     "render_diff",
+    "resolve_place",
     "resolve_storage",
     "sampling_order",
     "spec_from_mapping",
+    "with_value",
 ]

@@ -23,7 +23,7 @@ storage_timeout, retries, max_failures
 checkpoint, disk_limit                                 harmless: a resumed trial continues bit-identical
                                                        from any checkpoint
 storage                                                harmless: the study is where it was found
-trackers                                               harmless
+trackers, backup                                       harmless
 =====================================================  =========================================
 """
 
@@ -104,6 +104,7 @@ _HARMLESS = {
     "disk_limit": "changes what is kept, not what is computed",
     "storage": "the study is where it was found",
     "trackers": "takes effect with the next attempt",
+    "backup": "concerns copies, not results",
 }
 _BREAKING = {
     "name": "another name is another study",

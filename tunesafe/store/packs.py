@@ -4,13 +4,15 @@ SQLite would write them twice and keep every other process waiting meanwhile. A 
 and durable before the transaction that names it: temporary file, fsync, rename, fsync of the
 folder. It is never written to again, and no location is ever used again: bytes nobody needs
 become a hole in their pack, and a pack without needed bytes is deleted, both after the rows
-are. What a death leaves behind is found by its age and swept.
+are. What a death leaves behind is found by its age and swept. Whoever copies packs elsewhere pins
+them meanwhile, for that may take longer than their bytes are needed here.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import sys
@@ -29,14 +31,14 @@ from tunesafe.failpoints import failpoint
 from tunesafe.store.memory import ALIGNMENT, aligned_memory
 from tunesafe.store.urls import sqlite_path
 
-__all__ = ["PackFolder", "Place", "packs_beside"]
+__all__ = ["PackFolder", "Place", "packs_beside", "sync_folder"]
 
 _MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
 _WRITEBACK_BYTES = 16 << 20
 _BLOCK_BYTES = 512
 """What ``st_blocks`` counts in, whatever the file system's own blocks are."""
 _NAME = re.compile("[0-9a-f]{32}")
-_ENDING, _UNFINISHED = ".pack", ".tmp"
+_ENDING, _UNFINISHED, _PIN = ".pack", ".tmp", ".pin"
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _START_WRITEBACK = 2
 
@@ -79,7 +81,7 @@ class PackFolder:
         """
         self._make_folder()
         name = uuid4().hex
-        unfinished, finished = self.path / (name + _UNFINISHED), self._file(name)
+        unfinished, finished = self.path / (name + _UNFINISHED), self.file(name)
         try:
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
@@ -89,7 +91,7 @@ class PackFolder:
             finally:
                 os.close(descriptor)
             unfinished.rename(finished)
-            _sync_folder(self.path)
+            sync_folder(self.path)
             failpoint("pack.durable")
         except (OSError, TunesafeError):
             for file in (unfinished, finished):
@@ -131,8 +133,52 @@ class PackFolder:
 
     def present(self, places: Mapping[str, Place]) -> dict[str, Place]:
         """Those of some places, by any name, whose pack is there."""
-        there = {name: self._file(name).exists() for name in {place.pack for place in places.values()}}
+        there = {name: self.file(name).exists() for name in {place.pack for place in places.values()}}
         return {name: place for name, place in places.items() if there[place.pack]}
+
+    def file(self, name: str) -> Path:
+        """The file of a pack, there or not."""
+        # A name read from a damaged database must not lead out of the folder.
+        return self.path / ((name if _NAME.fullmatch(name) else "no such name") + _ENDING)
+
+    @contextmanager
+    def pinned(self, names: Collection[str]) -> Iterator[None]:
+        """Let nobody remove these packs, or bytes of them, while the block runs.
+
+        What rows have given up meanwhile stays: ``free`` it afterwards. A pin ends with its process, however
+        that ends.
+
+        Raises:
+            OSError: If the pin cannot be written.
+        """
+        if not names or not self.path.is_dir():
+            yield
+            return
+        unfinished = self.path / (uuid4().hex + _UNFINISHED)
+        pin = unfinished.with_suffix(_PIN)
+        with unfinished.open("x") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # before anybody sees it: one that is not locked is a dead process's
+                file.write("\n".join(sorted(names)))
+                file.flush()
+                unfinished.rename(pin)
+                yield
+            finally:
+                for left in (unfinished, pin):
+                    left.unlink(missing_ok=True)
+
+    def _pinned(self) -> set[str]:
+        """The packs that somebody alive has pinned."""
+        names: set[str] = set()
+        for pin in self.path.glob(f"*{_PIN}"):
+            with suppress(FileNotFoundError), pin.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    names.update(file.read().split())
+                else:
+                    pin.unlink(missing_ok=True)  # its process is gone
+        return names
 
     def free(self, places: Collection[Place], needed: Mapping[str, Collection[Place]]) -> None:
         """Give back the space of bytes that no row names any more.
@@ -141,9 +187,9 @@ class PackFolder:
             places: Where they are.
             needed: By pack, all places in it that a row names.
         """
-        for name in {place.pack for place in places}:
+        for name in {place.pack for place in places} - self._pinned():
             if name not in needed:
-                self._file(name).unlink(missing_ok=True)
+                self.file(name).unlink(missing_ok=True)
                 continue
             freed = [(place.offset, place.offset + place.num_bytes) for place in places if place.pack == name]
             with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
@@ -186,8 +232,9 @@ class PackFolder:
         self, needed: Mapping[str, Collection[Place]], older_than_seconds: float
     ) -> Iterator[tuple[str | None, Path, os.stat_result]]:
         """Files nobody needs, and packs that are larger than what is needed of them, these with their names."""
+        pinned = self._pinned()
         for name, file, status in self._files():
-            if time.time() - status.st_mtime < older_than_seconds:
+            if time.time() - status.st_mtime < older_than_seconds or name in pinned:
                 continue
             if file.suffix == _UNFINISHED or name not in needed:
                 yield None, file, status
@@ -202,18 +249,14 @@ class PackFolder:
                 with suppress(FileNotFoundError):  # another worker sweeps, too
                     yield file.stem, file, file.stat()
 
-    def _file(self, name: str) -> Path:
-        # A name read from a damaged database must not lead out of the folder.
-        return self.path / ((name if _NAME.fullmatch(name) else "no such name") + _ENDING)
-
     def _make_folder(self) -> None:
         if not self.path.is_dir():
             self.path.mkdir(exist_ok=True)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     @contextmanager
     def _opened(self, name: str, flags: int) -> Iterator[int]:
-        descriptor = os.open(self._file(name), flags | os.O_CLOEXEC)
+        descriptor = os.open(self.file(name), flags | os.O_CLOEXEC)
         try:
             yield descriptor
         finally:
@@ -269,7 +312,8 @@ def _gaps(needed: Collection[Place], size: int) -> Iterator[tuple[int, int]]:
         yield end, size - end
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

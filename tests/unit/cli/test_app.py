@@ -107,6 +107,7 @@ def test_commands_and_options_are_the_agreed_ones(capsys: pytest.CaptureFixture[
         "best": ["--json"],
         "logs": ["--json"],
         "export": ["-o", "--output", "--trial", "--virtual-epoch", "--json"],
+        "restore": [],
         "checkpoints": [],
         "checkpoints list": ["--trial", "--json"],
         "checkpoints show": ["--virtual-epoch", "--json"],

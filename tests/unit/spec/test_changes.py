@@ -35,6 +35,7 @@ def study(**changes: Any) -> StudySpec:
         ({"retries": 5}, HARMLESS),
         ({"max_failures": 2}, HARMLESS),
         ({"trackers": ["tensorboard"]}, HARMLESS),
+        ({"backup": "s3://bucket/small"}, HARMLESS),
         ({"checkpoint": {"mid_epoch": True, "every": {"seconds": 60}}}, HARMLESS),
         ({"checkpoint": {"every": "auto"}}, HARMLESS),
         ({"disk_limit": "20GB"}, HARMLESS),

@@ -1,0 +1,147 @@
+"""What every place for bytes outside of a database keeps to: a folder, and an object store."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3 import SECRET
+from tunesafe.store.depot_urls import open_depot
+from tunesafe.store.depots import ConflictError, Depot, DepotError
+
+pytestmark = pytest.mark.timeout(600)  # the first test on S3 installs its server
+
+LARGE = 20 << 20  # more than one part of an upload
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Depot:
+    """An empty depot of every kind in turn."""
+    return open_depot(request.getfixturevalue("s3_url") if request.param == "s3" else f"file://{tmp_path}/de%20pot")
+
+
+def test_what_was_put_is_what_is_got(depot: Depot) -> None:
+    """Bytes and names; what is not there is ``None``, and an empty folder holds no names."""
+    assert depot.get("packs/one") is None
+    assert depot.names("packs") == set()
+    for name, content in (("packs/one", b"1"), ("packs/two", b""), ("three", b"3")):
+        depot.put(name, content)
+        assert depot.get(name) == content
+    assert depot.names("packs") == {"packs/one", "packs/two"}
+    depot.put("packs/one", b"other")
+    assert depot.get("packs/one") == b"other"
+
+
+def test_what_is_large_goes_and_comes_block_by_block(depot: Depot) -> None:
+    """In several parts, in blocks of any size, empty ones too."""
+    large = os.urandom(LARGE - 5)
+    for blocks in ([large], [], [b"", b"1", b""], [large[:7], large[7 : 9 << 20], large[9 << 20 :]]):
+        depot.put("packs/file", iter(blocks))
+        found = depot.blocks("packs/file")
+        assert found is not None
+        assert b"".join(found) == b"".join(blocks)
+    assert depot.blocks("packs/none") is None
+
+
+def test_a_source_that_fails_leaves_nothing(depot: Depot) -> None:
+    """Neither a part of the new bytes, nor the loss of the old ones."""
+
+    def failing() -> Iterator[bytes]:
+        yield os.urandom(LARGE // 2)
+        raise OSError("the disk it is read from is gone")
+
+    depot.put("packs/file", b"old")
+    for name in ("packs/file", "packs/new"):
+        with pytest.raises((DepotError, OSError)):
+            depot.put(name, failing())
+    assert depot.names("packs") == {"packs/file"}
+    assert depot.get("packs/file") == b"old"
+
+
+def test_what_is_deleted_is_gone_and_deleting_it_again_is_nothing(depot: Depot) -> None:
+    """Of several names some may be gone already."""
+    depot.put("packs/one", b"1")
+    depot.put("packs/two", b"2")
+    depot.delete(["packs/one", "packs/none"])
+    depot.delete(["packs/one", "packs/two"])
+    depot.delete([])
+    assert depot.names("packs") == set()
+
+
+def test_only_the_version_that_was_read_is_replaced(depot: Depot) -> None:
+    """Made where there is none, replaced where nobody did so before; whoever is late writes nothing."""
+    assert depot.look("pointer") is None
+    depot.replace("pointer", b"1", None)
+    with pytest.raises(ConflictError):
+        depot.replace("pointer", b"late", None)
+    found = depot.look("pointer")
+    assert found is not None
+    assert found[0] == b"1"
+    depot.replace("pointer", b"2", found[1])
+    with pytest.raises(ConflictError):
+        depot.replace("pointer", b"late", found[1])
+    assert depot.get("pointer") == b"2"
+    with pytest.raises(ConflictError):
+        depot.replace("another", b"late", found[1])
+
+
+def test_of_many_who_replace_at_once_one_does(depot: Depot) -> None:
+    """Twice eight threads: with nothing there, and with something."""
+    for turn in range(2):
+        found = depot.look("pointer")
+        version = None if found is None else found[1]
+        won: list[int] = []
+
+        def write(number: int, version: object | None = version, won: list[int] = won) -> None:
+            try:
+                depot.replace("pointer", b"%d" % number, version)
+                won.append(number)
+            except ConflictError:
+                pass
+
+        threads = [threading.Thread(target=write, args=(10 * turn + number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert depot.get("pointer") == b"%d" % won[0]
+
+
+def test_a_place_that_cannot_be_used_says_so(depot: Depot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every operation; and no message shows a key."""
+    if depot.url.startswith("s3:"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        away = open_depot(depot.url, quick=True)
+    else:
+        (tmp_path / "file").write_bytes(b"")
+        away = open_depot(f"file://{tmp_path}/file/depot")
+    for operation in (
+        lambda: away.put("a/b", b"1"),
+        lambda: away.replace("a", b"1", None),
+        lambda: away.delete(["a/b"]),
+    ):
+        with pytest.raises(DepotError) as raised:
+            operation()
+        assert SECRET not in str(raised.value)
+        assert depot.url.split("/")[-1] in str(raised.value) or "file" in str(raised.value)
+
+
+def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
+    """Names are also read from what is stored there."""
+    depot = open_depot(f"file://{tmp_path}/depot")
+    for name in ("../outside", "/outside", "a/../../outside", ""):
+        with pytest.raises(DepotError):
+            depot.put(name, b"1")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_folder_whose_disk_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """An empty mount point must not be mistaken for the disk."""
+    with pytest.raises(DepotError, match="is its disk there"):
+        open_depot(f"file://{tmp_path}/mnt/depot").put("a", b"1")
+    assert not (tmp_path / "mnt").exists()

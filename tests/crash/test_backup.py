@@ -1,0 +1,186 @@
+"""A study whose machine is gone for good: what it copied to its second place goes on elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
+from tests.crash.outcome import differences, flaws
+from tests.crash.places import COPYING, FETCHING
+from tests.crash.variations import BASE, Variation
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
+
+NO_BACKUP, SIGKILLED = 3, -9
+POINTER = "tunesafe-backup.json"
+
+
+class Machines:
+    """One study that moves from machine to machine by way of its second place.
+
+    Args:
+        lab: Where it runs.
+        folder: Its machines' disks.
+        url: The second place.
+    """
+
+    def __init__(self, lab: Laboratory, folder: Path, url: str) -> None:
+        self._lab, self._folder, self.url = lab, folder, url
+        self._count = 0
+        self.variation: Variation = replace(BASE, changes={"backup": {"url": url, "every": 0.05}})
+        folder.mkdir(exist_ok=True)
+
+    def begin(self) -> Study:
+        """The study, on a new machine, from nothing."""
+        return Study(self._lab, self.variation, self._new())
+
+    def lose(self, study: Study) -> Study:
+        """Lose the study's machine, and go on with the copy; from nothing if there was none yet."""
+        shutil.rmtree(study.folder)
+        restored = self.restored()
+        if restored is not None:
+            return restored
+        return self.begin()
+
+    def restored(self) -> Study | None:
+        """The study, on a new machine, from its second place; ``None`` if nothing is there."""
+        folder = self._new()
+        ended = self.restore(folder)
+        if ended.code == NO_BACKUP:
+            assert "There is no backup" in ended.output
+            return None
+        assert ended.code == 0, ended.output
+        return Study(self._lab, self.variation, folder)
+
+    def restore(self, folder: Path, **job: Any) -> Ended:
+        """``tunesafe restore`` once."""
+        desk = self._folder / "desk"
+        desk.mkdir(exist_ok=True)
+        (desk / "output.log").unlink(missing_ok=True)
+        ended = self._lab.perform(do="restore", folder=str(desk), url=self.url, directory=str(folder), **job)
+        return Ended(ended["code"], ended["killed"], ended["seconds"], (desk / "output.log").read_text())
+
+    def conclude(self, study: Study, deaths: list[str]) -> Survival:
+        """Let it finish, and compare it with the one that was never interrupted.
+
+        What it trained again is no matter: that depends on how old the copy was.
+        """
+        study.finish()
+        outcome = study.outcome()
+        problems = flaws(outcome, BASE.num_trials) + differences(self._lab.reference(BASE).outcome, outcome)
+        return Survival(self.variation, deaths, [], problems)
+
+    def _new(self) -> Path:
+        self._count += 1
+        return self._folder / f"machine {self._count}"
+
+
+@pytest.fixture
+def machines(lab: Laboratory, tmp_path: Path) -> Machines:
+    """Machines, and a second place in a folder."""
+    folder = lab.folder / tmp_path.name
+    return Machines(lab, folder, str(folder / "second place"))
+
+
+@pytest.fixture
+def machines_and_s3(lab: Laboratory, tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """Machines, and a second place in an object store."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    monkeypatch.setattr(lab, "environment", variables)
+    return Machines(lab, lab.folder / tmp_path.name, s3_url)
+
+
+@pytest.mark.parametrize("where", ["machines", "machines_and_s3"])
+def test_a_study_that_loses_its_machine_again_and_again_ends_identical(
+    lab: Laboratory, where: str, request: pytest.FixtureRequest, survived: Check
+) -> None:
+    """Killed at random instants, its folder deleted, restored, continued."""
+    machines: Machines = request.getfixturevalue(where)
+    seconds, drawn = lab.reference(BASE).seconds, random.Random(11)
+    study, deaths = machines.begin(), 0
+    for _ in range(6):
+        ended = study.run(kill_after=drawn.uniform(0.2, 0.8) * seconds)
+        assert ended.killed or ended.code == 0, ended.output
+        study, deaths = machines.lose(study), deaths + 1
+    survived(machines.conclude(study, ["random instant"] * deaths))
+
+
+@pytest.mark.parametrize("failpoint", COPYING)
+def test_a_death_in_mid_copy_leaves_a_whole_copy(failpoint: str, machines: Machines, survived: Check) -> None:
+    """The study goes on from the copy, and just as well from its own disk; both end identical."""
+    study = machines.begin()
+    study.run_and_die(Kill("train.batch", 60))
+    study.run_and_die(Kill(failpoint, 2))
+    restored = machines.restored()
+    assert restored is not None
+    survived([machines.conclude(restored, [failpoint]), machines.conclude(study, [failpoint])])
+
+
+@pytest.mark.parametrize("failpoint", FETCHING)
+def test_a_restore_that_is_killed_is_done_by_the_same_command(
+    failpoint: str, machines: Machines, survived: Check
+) -> None:
+    """Up to the last moment there is no study file to run; afterwards there is all of it."""
+    study = machines.begin()
+    study.run_and_die(Kill("finish.swept", 3))
+    shutil.rmtree(study.folder)
+    folder = study.folder.with_name("elsewhere")
+    ended = machines.restore(folder, failpoint=failpoint)
+    assert ended.code == SIGKILLED, ended.output
+    assert (folder / "study.yaml").exists() == (failpoint == "fetch.moved")
+    again = machines.restore(folder)
+    assert again.code == 0, again.output
+    assert not list(folder.glob(".*"))
+    survived(machines.conclude(Study(machines._lab, machines.variation, folder), [failpoint]))
+
+
+def test_a_machine_that_turns_out_to_be_alive_writes_nothing_to_the_place_it_has_lost(
+    machines: Machines, survived: Check
+) -> None:
+    """Both go on and both end identical, each for itself; the place is the new one's."""
+    study = machines.begin()
+    study.run_and_die(Kill("train.batch", 60))
+    study.run_and_die(Kill("backup.pointing", 2))
+    restored = machines.restored()
+    assert restored is not None
+    place = Path(machines.url)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    ended = study.finish()
+    assert "event backup_lost" in ended.output
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    survived(machines.conclude(restored, ["backup.pointing"]))
+    assert (place / POINTER).read_bytes() != before[place / POINTER]
+    survived(machines.conclude(study, ["backup.pointing"]))
+
+
+def test_a_damaged_copy_costs_training_and_nothing_else(machines: Machines) -> None:
+    """Every pack in the place is lost or garbage: it is said, and trials go on from what is intact, to the same end."""
+    study = machines.begin()
+    packs: list[Path] = []
+    for passing in (2, *[1] * 20):  # until a copy names some; trial 1 has large states, and never comes to its end
+        study.run_and_die(Kill("finish.before", passing))
+        packs = [Path(machines.url, name) for name in json.loads(Path(machines.url, POINTER).read_bytes())["packs"]]
+        if packs:
+            break
+    assert packs
+    shutil.rmtree(study.folder)
+    for index, pack in enumerate(packs):
+        if index % 2:
+            pack.unlink()
+        else:
+            pack.write_bytes(b"[[0, 10]]\nno such bytes")
+    folder = study.folder.with_name("elsewhere")
+    ended = machines.restore(folder)
+    assert ended.code == 0, ended.output
+    assert "missing or damaged" in ended.output
+    survival = machines.conclude(Study(machines._lab, machines.variation, folder), ["finish.before"])
+    unlike = [problem.split(":")[0] for problem in survival.problems]
+    assert unlike == ["events", "/wrong_events"], survival.problems  # "damaged", and nothing else

@@ -1,0 +1,158 @@
+"""``tunesafe restore``: what it brings back, what it adapts, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli_project import STUDY, tunesafe, write_project
+from tests.s3 import SECRET
+from tunesafe.store.backups import POINTER
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def copied(folder: Path, place: str, study: str = STUDY) -> Path:
+    """The second place of a study that has run to its end; what is left of its machine is the place."""
+    file = write_project(folder, f"{study}backup: {place}  # a second place\n")
+    run = tunesafe("run", file, cwd=folder)
+    assert run.code == 0, run.err
+    return file
+
+
+def test_a_finished_study_is_brought_back_whole(tmp_path: Path) -> None:
+    """Results, code and weights; it has nothing to do, and is copied on."""
+    old = copied(tmp_path / "old", str(tmp_path / "place"))
+    run = tunesafe("restore", tmp_path / "place", "new", cwd=tmp_path)
+    assert run.code == 0, run.err
+    assert "restored study 'tiny'" in run.err
+    assert "to continue it: tunesafe run new/study.yaml" in run.err
+    new = tmp_path / "new" / "study.yaml"
+    assert new.read_text() == old.read_text()
+    assert (tmp_path / "new" / "train.py").read_text() == (tmp_path / "old" / "train.py").read_text()
+    before, after = (json.loads(tunesafe("status", file, "--json", cwd=tmp_path).out) for file in (old, new))
+    assert after["best"] == before["best"]
+    assert after["trials"] == before["trials"]
+    again = tunesafe("run", new, cwd=tmp_path)
+    assert (again.code, again.err.splitlines()[-1][:13]) == (0, "nothing to do")
+    for file, folder in ((old, "a"), (new, "b")):
+        assert tunesafe("export", file, "-o", folder, cwd=tmp_path).code == 0
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    status = tunesafe("status", new, cwd=tmp_path).out
+    assert "newest copy" in status
+    assert "1 times it was brought back from its second place" in status
+
+
+def test_places_that_have_changed_are_adapted_in_the_study_file(tmp_path: Path) -> None:
+    """A database elsewhere on the old machine, and a second place relative to the old folder; the rest as written."""
+    elsewhere = tmp_path / "disk"
+    elsewhere.mkdir()
+    study = STUDY.replace("seed: 1\n", f"seed: 1  # mine\nstorage: 'sqlite:///{elsewhere}/x.db'  # there\n")
+    old = copied(tmp_path / "old", "../place", study)
+    run = tunesafe("restore", "place", "deep/new", cwd=tmp_path)
+    assert run.code == 0, run.err
+    new = tmp_path / "deep" / "new" / "study.yaml"
+    expected = old.read_text().replace(f"'sqlite:///{elsewhere}/x.db'", '"sqlite:///x.db"')
+    assert new.read_text() == expected.replace("../place", f'"file://{tmp_path}/place"')
+    again = tunesafe("run", new, cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert f"storage sqlite:///{tmp_path}/deep/new/x.db" in again.err
+
+
+def test_a_database_in_a_folder_of_its_own_is_brought_back_there(tmp_path: Path) -> None:
+    """Relative to the study file, as it was."""
+    (tmp_path / "old" / "data").mkdir(parents=True)
+    copied(tmp_path / "old", str(tmp_path / "place"), STUDY + "storage: sqlite:///data/x.db\n")
+    assert tunesafe("restore", "place", "new", cwd=tmp_path).code == 0
+    assert (tmp_path / "new" / "data" / "x.db").exists()
+    assert tunesafe("run", "new/study.yaml", cwd=tmp_path).code == 0
+
+
+def test_what_cannot_be_restored_is_one_message_and_changes_nothing(tmp_path: Path) -> None:
+    """A folder with something in it, a place without a backup, a place that is none, a damaged database."""
+    copied(tmp_path / "old", str(tmp_path / "place"))
+    before = (tmp_path / "place" / POINTER).read_bytes()
+    for url, folder, code, words in (
+        ("place", "old", 2, "is not an empty folder"),
+        ("old", "new", 3, "There is no backup in"),
+        ("none/such", "new", 3, "There is no backup in"),
+        ("ftp://host/place", "new", 2, "is not a place tunesafe can copy to"),
+    ):
+        run = tunesafe("restore", url, folder, cwd=tmp_path)
+        assert (run.code, words in run.err) == (code, True), run.err
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "place" / POINTER).read_bytes() == before
+    (database,) = (tmp_path / "place" / "databases").iterdir()
+    content = bytearray(database.read_bytes())
+    content[len(content) // 2] ^= 1
+    database.write_bytes(content)
+    run = tunesafe("restore", "place", "new", cwd=tmp_path)
+    assert run.code == 4
+    assert "is not what was written" in run.err
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_fresh_start_where_a_backup_lies_is_refused(tmp_path: Path) -> None:
+    """On a new machine somebody runs the study file instead of restoring it: nothing is begun, and it is said how."""
+    file = copied(tmp_path / "old", str(tmp_path / "place"))
+    fresh = write_project(tmp_path / "fresh", file.read_text())
+    run = tunesafe("run", fresh, cwd=tmp_path)
+    assert run.code == 2
+    assert "tunesafe restore" in run.err
+    assert sorted(path.name for path in fresh.parent.iterdir()) == ["study.yaml", "train.py"]
+
+
+def test_a_server_is_for_its_own_backup(tmp_path: Path) -> None:
+    """Exit 2 with the advice, also from check; no connection is tried."""
+    url = "postgresql://me:hush@127.0.0.1:9/nothing"
+    file = write_project(tmp_path, f"{STUDY}storage: {url}\nbackup: place\n")
+    for command in ("check", "run"):
+        run = tunesafe(command, file, cwd=tmp_path)
+        assert run.code == 2
+        assert "use the server's own backup" in run.err
+        assert "hush" not in run.err
+
+
+def test_an_object_store_brings_a_study_back(tmp_path: Path, s3_url: str) -> None:
+    """As a folder does; a key is shown nowhere."""
+    copied(tmp_path / "old", s3_url)
+    run = tunesafe("restore", s3_url, "new", cwd=tmp_path)
+    assert run.code == 0, run.err
+    again = tunesafe("run", "new/study.yaml", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert "backup_" not in again.err
+    status = tunesafe("status", "new/study.yaml", cwd=tmp_path).out
+    assert f"backup  {s3_url}: newest copy" in status
+    assert SECRET not in run.err + again.err + status
+
+
+def test_an_object_store_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study runs to its end; the failure is an event without a key in it."""
+    pytest.importorskip("obstore")
+    for name, value in (("ACCESS_KEY_ID", "tester"), ("SECRET_ACCESS_KEY", SECRET), ("REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    file = write_project(tmp_path, f"{STUDY}backup: s3://bucket/x\nstorage_timeout: 3\n")
+    run = tunesafe("run", file, cwd=tmp_path)
+    assert run.code == 0, run.err
+    assert "event backup_failed" in run.err
+    assert "event backup_unfinished" in run.err
+    status = tunesafe("status", file, cwd=tmp_path).out
+    assert "nothing copied yet; fails since" in status
+    assert SECRET not in run.err + status
+
+
+def test_a_missing_library_is_named_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 2, and the extra that brings it."""
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "obstore.py").write_text("raise ModuleNotFoundError('obstore')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'shadow'}:{os.environ.get('PYTHONPATH', '')}")
+    file = write_project(tmp_path / "project", f"{STUDY}backup: s3://bucket/x\n")
+    run = tunesafe("run", file, cwd=tmp_path)
+    assert run.code == 2
+    assert "tunesafe[backup]" in run.err
+    assert not (tmp_path / "project" / "tiny.db").exists()

@@ -1,0 +1,73 @@
+"""Places for bytes outside of a database: a folder, or an object store. One small interface for both.
+
+A *depot* keeps objects by name, each whole or not at all, and one of them can be replaced on the
+condition that nobody replaced it before: who writes to it is decided there, between machines that
+know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+from tunesafe.errors import StorageError, TunesafeError
+
+__all__ = ["ConflictError", "Depot", "DepotError"]
+
+
+class DepotError(StorageError):
+    """The place cannot be read or written at the moment; what is there is unharmed."""
+
+
+class ConflictError(TunesafeError):
+    """Somebody else replaced the object first. Nothing was written."""
+
+
+class Depot(Protocol):
+    """A place that keeps objects by name. Names are ``folder/file``, or ``file``.
+
+    Every method raises ``DepotError`` if the place cannot be reached, read or written.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, as it may be shown."""
+        ...
+
+    def put(self, name: str, content: bytes | Iterator[bytes]) -> None:
+        """Make bytes durable under a name; a reader finds all of them or none.
+
+        Args:
+            name: The object's; one that is there is replaced.
+            content: All at once, or block by block; blocks are asked for as they are sent.
+        """
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes of a name; ``None`` if there are none."""
+        ...
+
+    def blocks(self, name: str) -> Iterator[bytes] | None:
+        """The bytes of a name, block by block; ``None`` if there are none. The blocks, too, raise ``DepotError``."""
+        ...
+
+    def names(self, folder: str) -> set[str]:
+        """The names in a folder, with it; what killed writers left may be among them."""
+        ...
+
+    def delete(self, names: Collection[str]) -> None:
+        """Remove objects; those that are not there are none."""
+        ...
+
+    def look(self, name: str) -> tuple[bytes, object] | None:
+        """The bytes of a name, and their version, for ``replace``; ``None`` if there are none."""
+        ...
+
+    def replace(self, name: str, content: bytes, version: object | None) -> None:
+        """Put bytes in place of a version; with ``None`` only where there are none.
+
+        Raises:
+            ConflictError: If another version is there, or one that should not be. After a lost answer
+                that version may be one's own: look.
+        """
+        ...
