@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import machine
+from beside import beside
 from checkpoints import checkpoints
 from claims import claims
 from growth import growth, start
@@ -28,6 +29,7 @@ _BENCHMARKS: dict[str, tuple[str, Callable[[int, bool], Iterator[Comparison | In
     "growth": ("(f) a trial after thousands", growth),
     "start": ("(g) the start of a worker after thousands of trials", start),
     "checkpoints": ("(h) a checkpoint", checkpoints),
+    "beside": ("(i) what is beside a checkpoint", beside),
 }
 
 

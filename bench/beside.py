@@ -1,0 +1,206 @@
+"""(i) What checkpoints cost whatever is beside them: other workers, training, memory, the disk, a server.
+
+The longest commit of another process while 140 MB are saved, against the same process left alone; training with
+``checkpoint.every: auto``, against training without a checkpoint; the memory that saving takes, against the state;
+the bytes a checkpoint adds where nine tenths of a network are frozen, against the bytes that changed; and a save on
+PostgreSQL, against rows of bytes inserted by hand.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter, sleep
+
+import psycopg
+import torch
+from auto import NETWORKS, Network, train
+from databases import UnreachableError, database, settings
+from pairs import Comparison, Information, compare
+from sqlalchemy import make_url
+from studies_of_states import UUID, StateStudy
+
+from tunesafe.store import inventory
+from tunesafe.store.engine import reading
+
+__all__ = ["beside"]
+
+_HERE = Path(__file__).resolve().parent
+_MEGABYTES = 140
+_SAVES = 5
+_MORE_MS = 100.0
+_TRAIN_SECONDS, _QUICK_SECONDS = 30.0, 6.0
+_CHUNK_BYTES = 4 << 20
+_WARM_UP = 8
+
+
+def beside(pairs: int, quick: bool) -> Iterator[Comparison | Information]:
+    """Every comparison of this benchmark, as it is made."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="tunesafe-bench-") as folder:
+        yield _commits(f"sqlite:///{folder}/study.db", pairs)
+    for network in NETWORKS:
+        yield from _training(network, _QUICK_SECONDS if quick else _TRAIN_SECONDS, pairs)
+    for megabytes in (_MEGABYTES,) if quick else (_MEGABYTES, 400):
+        yield _memory(megabytes, 1 if quick else pairs)
+    with tempfile.TemporaryDirectory(prefix="tunesafe-bench-") as folder:
+        yield _frozen(Path(folder))
+    try:
+        with tempfile.TemporaryDirectory() as folder, database("PostgreSQL", Path(folder)) as url:
+            print(f"  PostgreSQL: {settings(url)}")
+            yield _on_postgres(url, pairs)
+    except UnreachableError as error:
+        yield Information("PostgreSQL", f"NOT MEASURED: {error}")
+
+
+def _commits(url: str, pairs: int) -> Comparison:
+    study = StateStudy(url, _MEGABYTES)
+    for _ in range(_WARM_UP):
+        study.save()
+    words = [sys.executable, str(_HERE / "commits.py"), url, UUID, "1"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        stdin, stdout = other.stdin, other.stdout
+        stdout.readline()
+        took = 0.0
+
+        def longest(saves: int) -> float:
+            nonlocal took
+            print("go", file=stdin, flush=True)
+            begun = perf_counter()
+            for _ in range(saves):
+                study.save()
+            if saves:
+                took = perf_counter() - begun
+            else:
+                sleep(took)
+            print("stop", file=stdin, flush=True)
+            return float(stdout.readline())
+
+        longest(_SAVES)
+        alone = min(longest(0) for _ in range(3))
+        found = compare(
+            f"longest commit of another beside {_MEGABYTES} MB (bound: +100 ms)",
+            lambda: longest(_SAVES),
+            lambda: longest(0),
+            pairs=pairs,
+            unit="ms",
+            at_most=round(1.0 + _MORE_MS / alone, 2),
+        )
+        stdin.close()
+    study.close()
+    return found
+
+
+def _training(network: Network, seconds: float, pairs: int) -> Iterator[Comparison | Information]:
+    took, _ = train(network, 4, checkpoints=False)
+    num_epochs = max(4, round(4 * seconds / took))
+    saved: list[int] = []
+
+    def with_checkpoints() -> float:
+        seconds, num_saved = train(network, num_epochs, checkpoints=True)
+        saved.append(num_saved)
+        return seconds
+
+    yield compare(
+        f"{network.name}, every: auto, against no checkpoints",
+        with_checkpoints,
+        lambda: train(network, num_epochs, checkpoints=False)[0],
+        pairs=pairs,
+        unit="s",
+        warm_up=False,
+        at_most=1.05,
+    )
+    yield Information(f"{network.name}: checkpoints made", f"{saved} in {num_epochs} virtual epochs")
+
+
+def _memory(megabytes: int, pairs: int) -> Comparison:
+    def on_top() -> float:
+        words = [sys.executable, str(_HERE / "peak_memory.py"), str(megabytes)]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout) / 1e6
+
+    return compare(
+        f"{megabytes} MB: memory on top, against the state",
+        on_top,
+        lambda: float(megabytes),
+        pairs=pairs,
+        unit="MB",
+        warm_up=False,
+        at_most=1.2,
+    )
+
+
+def _frozen(folder: Path) -> Comparison:
+    study = StateStudy(f"sqlite:///{folder}/study.db", _MEGABYTES, frozen=0.9)
+    study.save()
+
+    def added() -> float:
+        before = _stored(study, folder)
+        study.change()
+        snapshot = study.capture()
+        study.store.save(snapshot, number=0, fence=1)
+        return (_stored(study, folder) - before) / 1e6
+
+    found = compare(
+        f"{_MEGABYTES} MB, 90 % frozen: new bytes, against changed ones",
+        added,
+        lambda: study.num_changing / 1e6,
+        pairs=3,
+        unit="MB",
+        at_most=1.05,
+    )
+    study.close()
+    return found
+
+
+def _stored(study: StateStudy, folder: Path) -> int:
+    """What packs have allocated, and what is in rows [bytes]."""
+    packs = sum(file.stat().st_blocks * 512 for file in folder.glob("study.db.packs/*"))
+    with reading(study.engine) as connection:
+        return packs + inventory.stored_bytes(connection, UUID).in_database
+
+
+def _on_postgres(url: str, pairs: int) -> Comparison:
+    study = StateStudy(url, _MEGABYTES)
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as connection:
+        connection.execute("CREATE TABLE by_hand (seq INTEGER PRIMARY KEY, data BYTEA NOT NULL)")
+        connection.commit()
+
+        def ours() -> float:
+            study.change()
+            snapshot = study.capture()
+            begun = perf_counter()
+            study.store.save(snapshot, number=0, fence=1)
+            took = perf_counter() - begun
+            study.store.remove([info.checkpoint_id for info in study.store.infos(0)])
+            return 1000 * took
+
+        def by_hand() -> float:
+            study.change()
+            views = [memoryview(tensor.data).cast("B") for tensor in study.capture().tensors]
+            rows = [view[at : at + _CHUNK_BYTES] for view in views for at in range(0, view.nbytes, _CHUNK_BYTES)]
+            begun = perf_counter()
+            with connection.cursor() as cursor:
+                for seq, data in enumerate(rows):
+                    cursor.execute("INSERT INTO by_hand VALUES (%s, %b)", (seq, data))
+            connection.commit()
+            took = perf_counter() - begun
+            connection.execute("DELETE FROM by_hand")
+            connection.commit()
+            return 1000 * took
+
+        found = compare(
+            f"PostgreSQL, {_MEGABYTES} MB: durable, against bytea by hand",
+            ours,
+            by_hand,
+            pairs=pairs,
+            unit="ms",
+            at_most=1.1,
+        )
+    study.close()
+    return found
