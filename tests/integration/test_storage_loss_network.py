@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from tests.integration.blackhole import Network, Swallowed, network_to
 from tests.integration.lossy import role
@@ -240,6 +241,25 @@ def test_a_server_gives_up_the_transaction_of_a_client_it_no_longer_hears(
         with near.connect() as connection:
             assert connection.execute(text("SELECT n FROM shelf")).scalar_one() == 1
         lost.invalidate()
+        lost.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_gives_up_the_transaction_of_a_client_that_never_heard_of_its_rows(
+    server_url: str, through: tuple[Network, str]
+) -> None:
+    """The rows arrived, the answers did not: the client is gone before it could say anything more."""
+    network, far = through
+    with engine_with_a_row(server_url) as near:
+        lost = open_engine(far).connect()
+        lost.execute(text("SELECT n FROM shelf"))
+        network.swallow(Swallowed.ANSWERS)
+        with pytest.raises(OperationalError):
+            lost.execute(text("UPDATE shelf SET n = :n"), [{"n": 100}, {"n": 200}])
+        network.restore(late=False)
+        wait_for(lambda: not add_one(near))
+        with near.connect() as connection:
+            assert connection.execute(text("SELECT n FROM shelf")).scalar_one() == 1
         lost.close()
 
 

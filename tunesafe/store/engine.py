@@ -190,6 +190,8 @@ def _create(url: URL, **options: Any) -> Engine:
 
 def _open_server(url: URL, *, read_only: bool = False) -> Engine:
     engine = _create(url, isolation_level="READ COMMITTED")
+    # Many rows are one statement; PostgreSQL's driver would otherwise send them one by one.
+    engine.dialect.use_insertmanyvalues_wo_returning = engine.dialect.use_insertmanyvalues
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, record: object) -> None:

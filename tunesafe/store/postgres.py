@@ -3,7 +3,8 @@
 psycopg waits for an answer as long as the connection seems to be there. Ours counts how long
 nothing has come, and closes the connection then: SQLAlchemy knows a closed one for lost. The
 server counts how long a transaction is left open, but not after a pipeline, which is how psycopg
-sends many rows (seen with PostgreSQL 15 and psycopg 3.3): then it needs one more statement.
+sends many rows (seen with PostgreSQL 15 and psycopg 3.3): so ours sends them one by one, and
+whoever has many to insert says so in one statement.
 """
 
 from __future__ import annotations
@@ -66,9 +67,13 @@ def _impatient() -> Any:
     import psycopg  # noqa: PLC0415 - an extra, and slow to import
 
     class Cursor(psycopg.Cursor[Any]):
-        def executemany(self, *args: Any, **kwargs: Any) -> None:
-            super().executemany(*args, **kwargs)
-            self.connection.execute("SELECT 1")
+        def executemany(self, query: Any, params_seq: Any, *, returning: bool = False) -> None:
+            if returning:
+                raise NotImplementedError("many results at once need a pipeline, which has no limit at the server")
+            total = 0
+            for params in params_seq:
+                total += max(self.execute(query, params).rowcount, 0)
+            self._rowcount = total
 
     class Impatient(psycopg.Connection[Any]):
         silence_seconds = math.inf
