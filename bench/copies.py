@@ -7,7 +7,6 @@ for thousands: every one is a commit.
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,13 +24,15 @@ from tunesafe.contracts import TrialPhase
 from tunesafe.spec import StudySpec, spec_from_mapping
 from tunesafe.store import tables
 from tunesafe.store.engine import open_engine, writing
+from tunesafe.store.records import sealed_place
+from tunesafe.store.sealing import seal, unseal
 from tunesafe.study.opening import OpenStudy, open_study
 from tunesafe.study.settling import Program
 from tunesafe.study.suggest import distributions
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.judging import judges
 
-__all__ = ["make_study", "open_new"]
+__all__ = ["make_study", "open_new", "report_of"]
 
 _NUM_REAL = 12
 """Trials made one by one: more than a sampler's start, so that the last has all a later one has."""
@@ -100,26 +101,35 @@ def _curve(level: float, virtual_epoch: int) -> float:
 def _copy_ours(connection: Connection, levels: Mapping[int, float], params: Mapping[int, Mapping[str, Any]]) -> None:
     (trial,) = _rows(connection, tables.trials, tables.trials.c.number, _NUM_REAL - 1)
     assert trial["phase"] == TrialPhase.TOLD, "the real trials were not told"
-    outcome = json.loads(trial["outcome_json"])
+    study = trial["study"]
+    outcome = unseal(trial["outcome_json"], "outcome", study, _NUM_REAL - 1)
     values = {number: _curve(level, VIRTUAL_EPOCHS) for number, level in levels.items()}
     own = (
         {
             "number": number,
             "token": f"{number:032}",
-            "params_json": json.dumps(params[number]),
+            "params_json": seal(params[number], "params", study, number),
             "value": value,
-            "outcome_json": json.dumps(outcome | {"value": value}),
+            "outcome_json": seal(outcome | {"value": value}, "outcome", study, number),
         }
         for number, value in values.items()
     )
     _insert(connection, tables.trials, (trial | changes for changes in own))
-    for table in (tables.records, tables.events):
-        rows = _rows(connection, table, table.c.number, _NUM_REAL - 1)
-        _insert(connection, table, (row | {"number": number} for number in levels for row in rows))
+    events = _rows(connection, tables.events, tables.events.c.number, _NUM_REAL - 1)
+    _insert(connection, tables.events, (row | {"number": number} for number in levels for row in events))
+    reports = _rows(connection, tables.records, tables.records.c.number, _NUM_REAL - 1)
+    _insert(connection, tables.records, (report_of(row, number) for number in levels for row in reports))
     checkpoints = tables.checkpoints
     query = select(checkpoints.c.checkpoint_id).where(checkpoints.c.number == _NUM_REAL - 1)
     for checkpoint_id in connection.execute(query).scalars().all():
         _copy_checkpoint(connection, checkpoint_id, levels)
+
+
+def report_of(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Another trial's report, the same but for its seal."""
+    metrics = unseal(row["metrics_json"], *sealed_place(row))
+    own = {**row, "number": number}
+    return own | {"metrics_json": seal(metrics, *sealed_place(own))}
 
 
 def _copy_checkpoint(connection: Connection, checkpoint_id: int, numbers: Iterable[int]) -> None:

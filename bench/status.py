@@ -6,16 +6,19 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+from copies import report_of
 from pairs import Comparison, compare
 from sqlalchemy import Connection, insert, select, update
 
 import tunesafe
 from tunesafe.contracts import TrialPhase
 from tunesafe.store.engine import open_engine, writing
+from tunesafe.store.sealing import seal, unseal
 from tunesafe.store.tables import records, trials
 
 __all__ = ["status"]
@@ -94,7 +97,17 @@ def _copy_first(connection: Connection) -> None:
     reports = [dict(row) for row in connection.execute(select(records)).mappings()]
     numbers = range(1, _NUM_TRIALS)
     assert trial["phase"] == TrialPhase.TOLD, "the first trial was not told"
-    connection.execute(insert(trials), [{**trial, "number": number, "token": f"{number:032}"} for number in numbers])
-    connection.execute(insert(records), [{**report, "number": number} for number in numbers for report in reports])
+    connection.execute(insert(trials), [_trial_of(trial, number) for number in numbers])
+    connection.execute(insert(records), [report_of(report, number) for number in numbers for report in reports])
     # Every trial has a value of its own, so that the best has to be looked for.
     connection.execute(update(trials).values(value=trials.c.value + trials.c.number))
+
+
+def _trial_of(trial: Mapping[Any, Any], number: int) -> dict[str, Any]:
+    """Another trial, the same but for its seals."""
+    study, original = trial["study"], trial["number"]
+    sealed = {
+        f"{kind}_json": seal(unseal(trial[f"{kind}_json"], kind, study, original), kind, study, number)
+        for kind in ("params", "outcome")
+    }
+    return {**trial, **sealed, "number": number, "token": f"{number:032}"}

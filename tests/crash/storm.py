@@ -283,7 +283,9 @@ def curves(project: Project) -> dict[int, list[tuple[int, Any]]]:
     def query(connection: Connection, uuid: str) -> dict[int, list[tuple[int, Any]]]:
         found: dict[int, list[tuple[int, Any]]] = {}
         for row in _records(connection, uuid):
-            found.setdefault(row.number, []).append((row.virtual_epoch, json.loads(row.metrics_json)))
+            metrics = json.loads(row.metrics_json)
+            del metrics["$seal"]  # of this study alone
+            found.setdefault(row.number, []).append((row.virtual_epoch, metrics))
         return found
 
     result: dict[int, list[tuple[int, Any]]] = project.read(query)

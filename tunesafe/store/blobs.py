@@ -128,13 +128,13 @@ class Gone:
 
 def find_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
     """The ids of those blobs that are there and not known to be damaged, by hash."""
-    return _find(connection, uuid, hashes, intact=1)
+    return _find(connection, uuid, hashes, intact=True)
 
 
 def lock_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
     """As ``find_intact``; and none of them is swept before this transaction ends."""
     # Shared: many checkpoints may name one blob at once, and none of them changes its row.
-    return _find(connection, uuid, hashes, intact=1, lock="share")
+    return _find(connection, uuid, hashes, intact=True, lock="share")
 
 
 def find_blobs(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
@@ -157,7 +157,7 @@ def write_blobs(
         TransientStorageError: If another worker writes the same bytes at this moment.
     """
     by_hash = {content.hash: content for content in contents}
-    damaged = _find(connection, uuid, by_hash, intact=0, lock="update")
+    damaged = _find(connection, uuid, by_hash, intact=False, lock="update")
     if damaged:
         delete_chunks(connection, damaged.values())
         for name, blob_id in damaged.items():
@@ -330,14 +330,14 @@ def _find(
     uuid: str,
     hashes: Collection[str],
     *,
-    intact: int | None = None,
+    intact: bool | None = None,
     lock: Literal["share", "update"] | None = None,
 ) -> dict[str, int]:
     found: dict[str, int] = {}
     for some in _groups(hashes):
         query = select(blobs.c.hash, blobs.c.blob_id).where(blobs.c.study == uuid, blobs.c.hash.in_(some))
         if intact is not None:
-            query = query.where(blobs.c.intact == intact)
+            query = query.where(blobs.c.intact == 1 if intact else blobs.c.intact != 1)
         if lock is not None:
             # In one order everywhere, so that two transactions cannot wait for each other.
             query = query.order_by(blobs.c.blob_id).with_for_update(read=lock == "share")

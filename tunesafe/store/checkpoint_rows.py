@@ -43,7 +43,9 @@ def infos_of(connection: Connection, uuid: str, number: int | None) -> list[Chec
 
 def info_of(row: Row[Any]) -> CheckpointInfo:
     """A row as a value."""
-    position = Position(row.examples_seen, row.virtual_epoch)
+    # SQLite keeps whatever is put into a column. At a place that is none, the manifest does not match: that is damage.
+    place = [value if type(value) is int else -1 for value in (row.examples_seen, row.virtual_epoch)]
+    position = Position(*place)
     thinned = bool(row.weights_only)
     return CheckpointInfo(row.checkpoint_id, row.number, position, row.num_bytes, row.created_at, thinned)
 

@@ -20,6 +20,7 @@ from tunesafe.errors import LeaseLostError
 from tunesafe.store import jsontext
 from tunesafe.store.engine import clock
 from tunesafe.store.identity import is_provably_dead
+from tunesafe.store.sealing import moment, real, row_intact, seal, unseal, whole
 from tunesafe.store.tables import trials
 
 __all__ = [
@@ -35,6 +36,10 @@ __all__ = [
     "mark_tidied",
     "mark_told",
     "new_token",
+    "outcome_of",
+    "owner_of",
+    "params_of",
+    "phase_of",
     "record_outcome",
     "release",
     "renew",
@@ -163,7 +168,7 @@ def release(connection: Connection, uuid: str, number: int, fence: int) -> bool:
 
 def seal_params(connection: Connection, uuid: str, number: int, fence: int, params: Mapping[str, Parameter]) -> None:
     """Keep a trial's parameters once all are drawn. Raises ``LeaseLostError`` under a stale fence."""
-    _fenced(connection, uuid, number, fence, params_json=jsontext.dump(dict(params)))
+    _fenced(connection, uuid, number, fence, params_json=seal(params, "params", uuid, number))
 
 
 def advance(connection: Connection, uuid: str, number: int, fence: int, examples_seen: int) -> None:
@@ -210,7 +215,7 @@ def record_outcome(
         .where(trials.c.phase != TrialPhase.TOLD)
         .values(
             phase=phase,
-            outcome_json=_outcome_json(outcome),
+            outcome_json=_outcome_json(outcome, uuid, number),
             ending=outcome.ending,
             value=outcome.value,
             examples_seen=outcome.examples_seen,
@@ -273,7 +278,7 @@ def restart(connection: Connection, uuid: str, number: int) -> bool:
 def count_phases(connection: Connection, uuid: str) -> dict[TrialPhase, int]:
     """How many trials are in each phase, zeros included."""
     query = select(trials.c.phase, func.count()).where(trials.c.study == uuid).group_by(trials.c.phase)
-    found = {TrialPhase(phase): count for phase, count in connection.execute(query)}
+    found = {phase_of(phase): count for phase, count in connection.execute(query)}
     return {phase: found.get(phase, 0) for phase in TrialPhase}
 
 
@@ -312,27 +317,59 @@ def _select_rows(connection: Connection, uuid: str, *where: Any) -> list[TrialRo
 
 
 def _trial_row(row: Row[Any]) -> TrialRow:
-    return TrialRow(
-        number=row.number,
-        phase=TrialPhase(row.phase),
-        params=None if row.params_json is None else jsontext.load(row.params_json),
-        attempt=row.attempt,
-        fence=row.fence,
-        owner=None if row.owner_json is None else Owner(**jsontext.load(row.owner_json)),
-        lease_expires_at=row.lease_expires_at,
-        examples_seen=row.examples_seen,
-        outcome=None if row.outcome_json is None else _outcome(jsontext.load(row.outcome_json)),
-        claimed_at=row.claimed_at,
-        ended_at=row.ended_at,
-    )
+    outcome = None if row.outcome_json is None else outcome_of(row)
+    with row_intact(f"Trial {row.number}"):
+        return TrialRow(
+            number=row.number,
+            phase=TrialPhase(row.phase),
+            params=None if row.params_json is None else params_of(row),
+            attempt=whole(row.attempt),
+            fence=whole(row.fence),
+            owner=owner_of(row),
+            lease_expires_at=real(row.lease_expires_at),
+            examples_seen=whole(row.examples_seen) if outcome is None else outcome.examples_seen,
+            outcome=outcome,
+            claimed_at=None if row.claimed_at is None else moment(row.claimed_at),
+            ended_at=None if row.ended_at is None else moment(row.ended_at),
+        )
 
 
-def _outcome_json(outcome: Outcome) -> str:
+def _outcome_json(outcome: Outcome, uuid: str, number: int) -> str:
     # Not asdict(): it copies deeply, which a read-only view of the result cannot do.
     values = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
-    return jsontext.dump(values | {"result": dict(outcome.result)})
+    return seal(values | {"result": dict(outcome.result)}, "outcome", uuid, number)
 
 
-def _outcome(values: dict[str, Any]) -> Outcome:
-    outcome = Outcome(**values)
-    return replace(outcome, ending=Ending(outcome.ending))
+def outcome_of(row: Any) -> Outcome:
+    """How a trial ended, as its row says.
+
+    Raises:
+        DamagedError: If the row is not what was written.
+    """
+    with row_intact(f"Trial {row.number}"):
+        outcome = Outcome(**unseal(row.outcome_json, "outcome", row.study, row.number))
+        return replace(outcome, ending=Ending(outcome.ending))
+
+
+def params_of(row: Any) -> dict[str, Parameter]:
+    """A trial's parameters, as its row says; errors as ``outcome_of``."""
+    with row_intact(f"Trial {row.number}"):
+        return unseal(row.params_json, "params", row.study, row.number)
+
+
+def owner_of(row: Any) -> Owner | None:
+    """Who has or had a trial; nobody, if the row does not say: its lease then decides alone."""
+    try:
+        return None if row.owner_json is None else Owner(**jsontext.load(row.owner_json))
+    except (ValueError, TypeError):
+        return None
+
+
+def phase_of(value: Any) -> TrialPhase:
+    """A column's phase.
+
+    Raises:
+        DamagedError: If it is none.
+    """
+    with row_intact("A trial"):
+        return TrialPhase(value)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, insert, select
 from tunesafe.contracts import Event
 from tunesafe.store import jsontext
 from tunesafe.store.engine import clock
+from tunesafe.store.sealing import moment
 from tunesafe.store.tables import events
 
 __all__ = ["append_event", "events_of", "newest_event_of"]
@@ -55,7 +56,7 @@ def newest_event_of(connection: Connection, uuid: str, kind: str) -> Event | Non
     """The last event of a kind, without host and process id."""
     query = select(events).where(events.c.study == uuid, events.c.kind == kind)
     row = connection.execute(query.order_by(events.c.event_id.desc()).limit(1)).first()
-    return None if row is None else Event(row.kind, row.number, jsontext.load(row.details_json), row.at)
+    return None if row is None else _event(row, _details(row))
 
 
 def events_of(
@@ -69,15 +70,27 @@ def events_of(
     if number is not None:
         query = query.where(events.c.number == number)
     rows = connection.execute(query.order_by(events.c.event_id.desc()).limit(newest)).all()
-    return [
-        Event(row.kind, row.number, {**jsontext.load(row.details_json), "host": row.host, "pid": row.pid}, row.at)
-        for row in reversed(rows)
-    ]
+    return [_event(row, {**_details(row), "host": str(row.host), "pid": row.pid}) for row in reversed(rows)]
 
 
 def _newest_of_this_process(connection: Connection, uuid: str) -> Row[Any] | None:
     ours = (events.c.study == uuid, events.c.host == _host(), events.c.pid == os.getpid())
     return connection.execute(select(events).where(*ours).order_by(events.c.event_id.desc()).limit(1)).first()
+
+
+def _event(row: Row[Any], details: dict[str, Any]) -> Event:
+    try:
+        return Event(row.kind if isinstance(row.kind, str) else "damaged", row.number, details, moment(row.at))
+    except (ValueError, TypeError):
+        return Event("damaged", None, details, 0.0)
+
+
+def _details(row: Row[Any]) -> dict[str, Any]:
+    """An event is told, and decides nothing: of a damaged one, what there is."""
+    try:
+        return dict(jsontext.load(row.details_json))
+    except (ValueError, TypeError):
+        return {"details": "damaged"}
 
 
 def _host() -> str:

@@ -29,6 +29,8 @@ def content_hash(data: Buffer, *, alone: bool = True) -> str:
 
 def is_named(data: Buffer, name: str, *, alone: bool = True) -> bool:
     """Whether these bytes are the ones of that name, by whatever algorithm it was given; schema 1 used SHA-256."""
+    if not isinstance(name, str):
+        return False  # SQLite keeps whatever is put into a column
     if name.startswith("sha256:"):
         return name == f"sha256:{hashlib.sha256(data).hexdigest()}"
     return name == content_hash(data, alone=alone)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, delete, insert, inspect, select, text, update
+from sqlalchemy import Column, Connection, Engine, Row, delete, insert, inspect, select, text, update
 
 from tunesafe.contracts import TrialPhase
 from tunesafe.errors import StorageError
 from tunesafe.store.engine import reading, writing
-from tunesafe.store.tables import blobs, checkpoints, metadata, schema, trials
+from tunesafe.store.records import sealed_place
+from tunesafe.store.sealing import is_sealed, sealed
+from tunesafe.store.tables import blobs, checkpoints, metadata, records, schema, studies, trials
 from tunesafe.store.urls import display_url
 
 __all__ = ["SCHEMA_VERSION", "STEPS", "Step", "is_ours", "schema_version", "upgrade"]
@@ -43,6 +45,26 @@ def _add_tidying(connection: Connection) -> None:
     connection.execute(update(trials).where(trials.c.phase == TrialPhase.TOLD).values(tidied=1))
 
 
+def _seal_rows(connection: Connection) -> None:
+    """Schema 4: rows that decide a result carry a seal."""
+    for row in connection.execute(select(studies)).all():
+        place = ("study", row.uuid, row.direction, row.spec_json, row.source_text)
+        _seal(connection, row, studies.c.fingerprint_json, place)
+        _seal(connection, row, studies.c.environment_json, ("environment", row.uuid))
+    for row in connection.execute(select(trials)).all():
+        _seal(connection, row, trials.c.params_json, ("params", row.study, row.number))
+        _seal(connection, row, trials.c.outcome_json, ("outcome", row.study, row.number))
+    for row in connection.execute(select(records)).all():
+        _seal(connection, row, records.c.metrics_json, sealed_place(row._mapping))
+
+
+def _seal(connection: Connection, row: Row[Any], column: Column[Any], place: Sequence[object]) -> None:
+    text_there = getattr(row, column.name)
+    if text_there is not None and not is_sealed(text_there):
+        key = [own == getattr(row, own.name) for own in column.table.primary_key]
+        connection.execute(update(column.table).where(*key).values({column: sealed(text_there, *place)}))
+
+
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
     """Add those of one table's columns that are not there; rows that are have NULL in them."""
     table = columns[0].table.description
@@ -53,7 +75,7 @@ def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
             connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}"))
 
 
-STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying)
+STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying, _seal_rows)
 """``STEPS[n]`` leads from version n to n + 1. Version 0 has no tables of ours."""
 SCHEMA_VERSION = len(STEPS)
 """The schema this version of tunesafe reads and writes."""

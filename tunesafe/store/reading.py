@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
 from tunesafe.contracts import Ending, Event, Owner, Parameter, TrialPhase
 from tunesafe.errors import SpecError
-from tunesafe.store import jsontext
+from tunesafe.store.claims import outcome_of, owner_of, params_of, phase_of
 from tunesafe.store.engine import database_now
 from tunesafe.store.events import events_of
+from tunesafe.store.sealing import real, row_intact, whole
 from tunesafe.store.studies import StudyRow, find_study, study_names
 from tunesafe.store.tables import trials
 
@@ -113,9 +115,10 @@ def summarise(connection: Connection, name: str, *, num_events: int = 10) -> Stu
     for phase, ending, *sums in connection.execute(query.group_by(trials.c.phase, trials.c.ending)):
         # MySQL and PostgreSQL sum integers to decimals.
         count, resumed, attempts, examples = (int(value) for value in sums)
-        phases[TrialPhase(phase)] += count
+        phases[phase_of(phase)] += count
         if ending is not None and phase != TrialPhase.HELD:
-            endings[Ending(ending)] += count
+            with row_intact("A trial"):
+                endings[Ending(ending)] += count
         num_resumed += resumed
         num_attempts += attempts
         examples_seen += examples
@@ -138,7 +141,7 @@ def summarise(connection: Connection, name: str, *, num_events: int = 10) -> Stu
 def _best(connection: Connection, study: StudyRow) -> BestTrial | None:
     better = trials.c.value.asc() if study.direction == "minimize" else trials.c.value.desc()
     query = (
-        select(trials.c.number, trials.c.value, trials.c.params_json, trials.c.outcome_json)
+        select(trials.c.study, trials.c.number, trials.c.value, trials.c.params_json, trials.c.outcome_json)
         .where(
             trials.c.study == study.uuid,
             trials.c.ending == Ending.COMPLETE,
@@ -151,26 +154,31 @@ def _best(connection: Connection, study: StudyRow) -> BestTrial | None:
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
-    outcome = jsontext.load(row.outcome_json)
-    params = jsontext.load(row.params_json) if row.params_json else {}
-    return BestTrial(row.number, outcome["value"], params, outcome["selected_virtual_epoch"])
+    outcome = outcome_of(row)
+    with row_intact(f"Trial {row.number}"):
+        if outcome.value is None or outcome.value != row.value:
+            raise ValueError(f"its value is {row.value} in one place and {outcome.value} in another")
+    params = params_of(row) if row.params_json else {}
+    return BestTrial(row.number, outcome.value, params, outcome.selected_virtual_epoch)
 
 
 def _active(connection: Connection, uuid: str, now: float) -> list[ActiveTrial]:
     columns = (trials.c.number, trials.c.phase, trials.c.attempt, trials.c.examples_seen)
     begun = trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.CLOSING, TrialPhase.HELD))
     query = select(*columns, trials.c.owner_json, trials.c.lease_expires_at).where(trials.c.study == uuid, begun)
-    return [
-        ActiveTrial(
+    return [_active_trial(row, now) for row in connection.execute(query.order_by(trials.c.number))]
+
+
+def _active_trial(row: Any, now: float) -> ActiveTrial:
+    with row_intact(f"Trial {row.number}"):
+        return ActiveTrial(
             number=row.number,
-            phase=TrialPhase(row.phase),
-            attempt=row.attempt,
-            examples_seen=row.examples_seen,
-            owner=None if row.owner_json is None else Owner(**jsontext.load(row.owner_json)),
-            lease_seconds=row.lease_expires_at - now,
+            phase=phase_of(row.phase),
+            attempt=whole(row.attempt),
+            examples_seen=whole(row.examples_seen),
+            owner=owner_of(row),
+            lease_seconds=real(row.lease_expires_at) - now,
         )
-        for row in connection.execute(query.order_by(trials.c.number))
-    ]
 
 
 def _unknown(name: str, names: Sequence[str]) -> SpecError:

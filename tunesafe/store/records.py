@@ -6,7 +6,7 @@ again is answered from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
@@ -17,9 +17,10 @@ from tunesafe.errors import TunesafeError
 from tunesafe.store import jsontext
 from tunesafe.store.claims import advance
 from tunesafe.store.engine import clock
+from tunesafe.store.sealing import real, row_intact, seal, unseal, whole
 from tunesafe.store.tables import records
 
-__all__ = ["DuplicateRecordError", "all_records", "forget_trial", "insert_record", "records_of"]
+__all__ = ["DuplicateRecordError", "all_records", "forget_trial", "insert_record", "records_of", "sealed_place"]
 
 
 class DuplicateRecordError(TunesafeError):
@@ -45,13 +46,14 @@ def insert_record(connection: Connection, uuid: str, number: int, fence: int, re
         "number": number,
         "virtual_epoch": record.report.virtual_epoch,
         "examples_seen": record.report.examples_seen,
-        "metrics_json": jsontext.dump({name: float(value) for name, value in record.report.metrics.items()}),
         "verdict": record.verdict.value,
         "improved": int(record.improved),
         "writes_json": jsontext.dump([[write.key, write.value] for write in record.writes]),
         "attempt": record.attempt,
         "fence": fence,
     }
+    metrics = {name: float(value) for name, value in record.report.metrics.items()}
+    values["metrics_json"] = seal(metrics, *sealed_place(values))
     try:
         connection.execute(insert(records).values(recorded_at=clock(), **values))
     except IntegrityError as error:
@@ -86,12 +88,22 @@ def _duplicate(number: int, record: Record) -> DuplicateRecordError:
     )
 
 
-def _record(row: Row[Any]) -> Record:
-    return Record(
-        report=Report(row.virtual_epoch, row.examples_seen, jsontext.load(row.metrics_json)),
-        verdict=Verdict(row.verdict),
-        improved=bool(row.improved),
-        writes=tuple(AttributeWrite(key, value) for key, value in jsontext.load(row.writes_json)),
-        attempt=row.attempt,
-        recorded_at=row.recorded_at,
+def sealed_place(values: Mapping[Any, Any]) -> tuple[object, ...]:
+    """What the seal of a record's metrics holds fast besides them."""
+    return (
+        "record",
+        *(values[key] for key in ("study", "number", "virtual_epoch", "examples_seen")),
+        *(values[key] for key in ("verdict", "improved", "writes_json")),
     )
+
+
+def _record(row: Row[Any]) -> Record:
+    with row_intact(f"The report of trial {row.number} at virtual epoch {row.virtual_epoch}"):
+        return Record(
+            report=Report(row.virtual_epoch, row.examples_seen, unseal(row.metrics_json, *sealed_place(row._mapping))),
+            verdict=Verdict(row.verdict),
+            improved=bool(row.improved),
+            writes=tuple(AttributeWrite(key, value) for key, value in jsontext.load(row.writes_json)),
+            attempt=whole(row.attempt),
+            recorded_at=real(row.recorded_at),
+        )

@@ -16,8 +16,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tunesafe.contracts import TrialPhase
 from tunesafe.errors import StorageError, TunesafeError
-from tunesafe.store import jsontext
 from tunesafe.store.engine import database_now
+from tunesafe.store.sealing import moment, real, row_intact, seal, unseal, whole
 from tunesafe.store.tables import sources, studies, trials
 
 __all__ = [
@@ -45,6 +45,9 @@ class DuplicateStudyError(TunesafeError):
 
 class RevisionConflictError(TunesafeError):
     """The study changed since its revision was read. Read it again and decide again."""
+
+
+_MOST_EXAMPLES, _MOST_THREADS = 1 << 62, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,8 @@ def create_study(
         "direction": direction,
         "spec_json": spec_json,
         "source_text": source_text,
-        "fingerprint_json": jsontext.dump(dict(fingerprint)),
-        "environment_json": jsontext.dump(dict(environment)),
+        "fingerprint_json": seal(fingerprint, "study", uuid, direction, spec_json, source_text),
+        "environment_json": seal(environment, "environment", uuid),
         "revision": 1,
         "live_seconds": 0.0,
         "created_at": row.created_at,
@@ -137,7 +140,7 @@ def find_study(connection: Connection, name: str) -> StudyRow | None:
 
 def study_names(connection: Connection) -> list[str]:
     """The names of all studies in the database, sorted."""
-    return list(connection.execute(select(studies.c.name).order_by(studies.c.name)).scalars())
+    return [str(name) for name in connection.execute(select(studies.c.name).order_by(studies.c.name)).scalars()]
 
 
 def revision_of(connection: Connection, uuid: str, *, lock: bool = False) -> int:
@@ -184,7 +187,7 @@ def replace_spec(
             direction=direction,
             spec_json=spec_json,
             source_text=source_text,
-            fingerprint_json=jsontext.dump(dict(fingerprint)),
+            fingerprint_json=seal(fingerprint, "study", uuid, direction, spec_json, source_text),
             revision=expected_revision + 1,
             **threads,
         )
@@ -282,14 +285,24 @@ def _gone(uuid: str) -> StorageError:
 
 
 def _study_row(row: Row[Any]) -> StudyRow:
+    with row_intact(f"The study {row.name!r}"):
+        place = ("study", row.uuid, row.direction, row.spec_json, row.source_text)
+        fingerprint = unseal(row.fingerprint_json, *place)
+        environment = unseal(row.environment_json, "environment", row.uuid)
+        whole(row.revision)
+        real(row.live_seconds)
+        moment(row.created_at)
+        for settled, most in ((row.examples_per_pass, _MOST_EXAMPLES), (row.threads_per_worker, _MOST_THREADS)):
+            if settled is not None and not 1 <= whole(settled) <= most:
+                raise ValueError(f"{settled} is not between 1 and {most}")
     return StudyRow(
         uuid=row.uuid,
         name=row.name,
         direction=row.direction,
         spec_json=row.spec_json,
         source_text=row.source_text,
-        fingerprint=jsontext.load(row.fingerprint_json),
-        environment=jsontext.load(row.environment_json),
+        fingerprint=fingerprint,
+        environment=environment,
         revision=row.revision,
         examples_per_pass=row.examples_per_pass,
         threads_per_worker=row.threads_per_worker,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, exists, func, select
 
 from tunesafe.contracts import Ending, TrialPhase
+from tunesafe.store.sealing import row_intact
 from tunesafe.store.tables import checkpoints, events, records, trials
 
 __all__ = ["any_progress", "best_numbers", "count_by_standing", "count_events", "highest_begun"]
@@ -19,7 +20,9 @@ def count_by_standing(connection: Connection, uuid: str) -> dict[str, int]:
     )
     tally: dict[str, int] = {}
     for phase, ending, number in connection.execute(query):
-        key = str(ending) if phase == TrialPhase.TOLD else str(phase)
+        with row_intact("A trial"):
+            standing = TrialPhase(phase)
+            key = str(Ending(ending)) if standing is TrialPhase.TOLD else str(standing)
         tally[key] = tally.get(key, 0) + number
     return tally
 
