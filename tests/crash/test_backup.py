@@ -6,12 +6,15 @@ import json
 import os
 import random
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.crash.command import command
 from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
 from tests.crash.outcome import differences, flaws
 from tests.crash.places import COPYING, FETCHING
@@ -19,7 +22,8 @@ from tests.crash.variations import BASE, Variation
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
-NO_BACKUP, SIGKILLED = 3, -9
+NO_BACKUP, INTERRUPTED, SIGKILLED = 3, 75, -9
+LIMIT_SECONDS = 100
 POINTER = "tunesafe-backup.json"
 
 
@@ -67,6 +71,13 @@ class Machines:
         (desk / "output.log").unlink(missing_ok=True)
         ended = self._lab.perform(do="restore", folder=str(desk), url=self.url, directory=str(folder), **job)
         return Ended(ended["code"], ended["killed"], ended["seconds"], (desk / "output.log").read_text())
+
+    def wait_for_a_copy_since(self, moment: float) -> None:
+        """Until a copy counts that was begun after this [seconds since the epoch]."""
+        pointer, deadline = Path(self.url, POINTER), time.monotonic() + LIMIT_SECONDS
+        while not pointer.exists() or json.loads(pointer.read_bytes())["at"] < moment:
+            assert time.monotonic() < deadline, "nothing is copied"
+            time.sleep(0.01)
 
     def conclude(self, study: Study, deaths: list[str]) -> Survival:
         """Let it finish, and compare it with the one that was never interrupted.
@@ -124,22 +135,54 @@ def test_a_death_in_mid_copy_leaves_a_whole_copy(failpoint: str, machines: Machi
     survived([machines.conclude(restored, [failpoint]), machines.conclude(study, [failpoint])])
 
 
-@pytest.mark.parametrize("failpoint", FETCHING)
-def test_a_restore_that_is_killed_is_done_by_the_same_command(
-    failpoint: str, machines: Machines, survived: Check
-) -> None:
+MOVES = [Kill("fetch.moving", passing) for passing in (2, 3, 4)]  # database, packs, code, study file
+
+
+@pytest.mark.parametrize("kill", [*map(Kill, FETCHING), *MOVES], ids=str)
+def test_a_restore_that_is_killed_is_done_by_the_same_command(kill: Kill, machines: Machines, survived: Check) -> None:
     """Up to the last moment there is no study file to run; afterwards there is all of it."""
     study = machines.begin()
     study.run_and_die(Kill("finish.swept", 3))
     shutil.rmtree(study.folder)
     folder = study.folder.with_name("elsewhere")
-    ended = machines.restore(folder, failpoint=failpoint)
+    ended = machines.restore(folder, failpoint=kill.failpoint, passing=kill.passing)
     assert ended.code == SIGKILLED, ended.output
-    assert (folder / "study.yaml").exists() == (failpoint == "fetch.moved")
+    assert (folder / "study.yaml").exists() == (kill.failpoint == "fetch.moved")
     again = machines.restore(folder)
     assert again.code == 0, again.output
     assert not list(folder.glob(".*"))
-    survived(machines.conclude(Study(machines._lab, machines.variation, folder), [failpoint]))
+    survived(machines.conclude(Study(machines._lab, machines.variation, folder), [str(kill)]))
+
+
+def test_a_supervised_study_that_dies_with_all_its_processes_goes_on_elsewhere(
+    machines: Machines, survived: Check
+) -> None:
+    """The command as a user starts it: a supervisor that copies, and its worker in a process of its own."""
+    study = machines.begin()
+    (study.folder / "hang").write_text("3 110")
+    with command(study) as running:
+        running.wait_until_it_hangs()
+        machines.wait_for_a_copy_since(time.time())
+        running.signal(signal.SIGKILL)
+    assert len({batch.number for batch in study.batches()}) == 4
+    restored = machines.lose(study)
+    assert {row for row in restored.outcome()["rows"].values() if "told" in row}
+    survived(machines.conclude(restored, ["in mid-batch"]))
+
+
+def test_a_machine_that_is_taken_away_leaves_a_copy_of_all_there_was(machines: Machines, survived: Check) -> None:
+    """SIGTERM: trials are given back, and the last copy is what is on the disk."""
+    study = machines.begin()
+    (study.folder / "hang").write_text("3 110")
+    with command(study, "--set", "backup.every=1d") as running:
+        running.wait_until_it_hangs()
+        running.signal(signal.SIGTERM)
+        running.let_go()
+        assert running.wait()[0] == INTERRUPTED
+    before = study.outcome()
+    restored = machines.lose(study)
+    assert restored.outcome() == before
+    survived(machines.conclude(restored, ["SIGTERM"]))
 
 
 def test_a_machine_that_turns_out_to_be_alive_writes_nothing_to_the_place_it_has_lost(

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.integration.cli_project import STUDY, tunesafe, write_project
 from tests.s3 import SECRET
+from tunesafe.spec import load_spec
+from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.backups import POINTER
+from tunesafe.store.depot_urls import open_depot
+from tunesafe.store.engine import open_engine, reading
+from tunesafe.store.studies import find_study
+from tunesafe.study.copying import Copier
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -44,6 +52,31 @@ def test_a_finished_study_is_brought_back_whole(tmp_path: Path) -> None:
     status = tunesafe("status", new, cwd=tmp_path).out
     assert "newest copy" in status
     assert "1 times it was brought back from its second place" in status
+
+
+def test_a_lease_of_the_lost_machine_is_over(tmp_path: Path) -> None:
+    """Nobody here can prove a process of another machine dead; it is not waited for."""
+    old = copied(tmp_path / "old", "../place")
+    elsewhere = '{"host": "elsewhere", "machine_id": "m", "boot_id": "b", "pid_namespace": "n", "pid": 1, "started": 1}'
+    with closing(sqlite3.connect(old.parent / "tiny.db")) as database, database:
+        change = "UPDATE tunesafe_trials SET phase = 'claimed', lease_expires_at = 9e9, owner_json = ? WHERE number = 2"
+        database.execute(change, (elsewhere,))
+    spec = load_spec(old)
+    engine = open_engine(spec.storage)
+    with reading(engine) as connection:
+        row = find_study(connection, "tiny")
+    assert row is not None
+    folder = backups_beside(engine.url, row.uuid)
+    assert folder is not None
+    with Copier(engine, row, open_depot(f"file://{tmp_path}/place"), folder) as copier:
+        assert copier.take()
+        copier.copy()
+    engine.dispose()
+    for study, trials in ((old, {"running": 1}), (tmp_path / "new" / "study.yaml", {"interrupted": 1})):
+        if study != old:
+            assert tunesafe("restore", "place", "new", cwd=tmp_path).code == 0
+        found = json.loads(tunesafe("status", study, "--json", cwd=tmp_path).out)["trials"]
+        assert trials.items() <= found.items()
 
 
 def test_places_that_have_changed_are_adapted_in_the_study_file(tmp_path: Path) -> None:

@@ -334,6 +334,25 @@ def test_a_put_whose_answer_was_lost_was_a_put(bench: Bench, monkeypatch: pytest
     assert bench.check_whole() == []
 
 
+def test_what_came_after_the_look_is_not_removed(bench: Bench) -> None:
+    """A machine that was stopped in mid-copy must not remove what a later owner has written since."""
+    bench.save(1, os.urandom(LARGE))
+    bench.copy()
+    later = f"packs/{'0' * 32}.5.bbbb"
+
+    def write_as_the_later_owner(name: str) -> None:
+        bench.depot.path.joinpath(later).write_bytes(b"later")
+
+    bench.save(2, os.urandom(LARGE))
+    meddling(bench, write_as_the_later_owner)
+    bench.copy()
+    assert later in bench.depot.names("packs")
+    bench.depot = FolderDepot(bench.depot.path)
+    bench.save(3, b"small")
+    bench.copy()
+    assert bench.depot.names("packs") == set()
+
+
 def test_one_process_of_a_host_copies_at_a_time(bench: Bench) -> None:
     """The next one does when the first has ended."""
     with bench.copier():
