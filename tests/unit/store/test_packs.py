@@ -89,6 +89,19 @@ def test_what_is_not_needed_becomes_a_hole_and_the_last_byte_takes_the_file_with
     assert folder.read(second) == b""
 
 
+def test_neighbours_that_go_one_after_the_other_leave_no_block_behind(folder: PackFolder) -> None:
+    """Tensors are seldom whole blocks: the one in which two meet is free when both are gone."""
+    contents = [os.urandom(PAGE - 500) for _ in range(64)]
+    first, *middle, last = folder.write([memoryview(content) for content in contents])
+    (file,) = folder.path.iterdir()
+    left = [first, *middle, last]
+    for place in middle[::2] + middle[1::2]:
+        left.remove(place)
+        folder.free([place], {first.pack: left})
+    assert (bytes(folder.read(first)), bytes(folder.read(last))) == (contents[0], contents[-1])
+    assert file.stat().st_blocks * 512 <= 4 * PAGE
+
+
 def test_a_sweep_removes_what_deaths_left_behind_and_nothing_young(folder: PackFolder) -> None:
     """Unfinished files, packs without a row, and bytes in a pack whose rows are gone."""
     contents = [os.urandom(512 * PAGE) for _ in range(3)]
