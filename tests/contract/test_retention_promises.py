@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.unit.store.samples import COMPLETE, claim, claimed_study, new_study, open_ready, snapshot
+from tests.unit.store.samples import COMPLETE, ELSEWHERE, LEASE, claim, claimed_study, new_study, open_ready, snapshot
 from tunesafe.store import claims, inventory
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
@@ -88,6 +88,26 @@ def test_a_database_of_schema_2_is_brought_on(engine: Engine) -> None:
         assert schema_version(c) == SCHEMA_VERSION
         assert claims.untidied(c, study) == []
     assert store.infos() == [info]
+
+
+def test_a_saver_whose_trial_is_taken_meanwhile_forgets_nothing_of_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It slept just after its commit; on SQLite, where one commit saves and forgets, that is too late."""
+    study, _ = claimed_study(engine)
+    store = CheckpointStore(engine, study, packs_beside(engine.url))
+    older = store.save(snapshot(1, [b"older"]), number=0, fence=1)
+
+    def be_overtaken(at: str) -> None:
+        if at == "checkpoint.committed":
+            with writing(engine) as c:
+                claims.renew(c, study, 0, 1, -1.0)
+                (row,) = claims.claimable(c, study)
+                assert claims.retake(c, study, row, ELSEWHERE, LEASE) is not None
+
+    monkeypatch.setattr("tunesafe.store.saving.failpoint", be_overtaken)
+    newer = store.save(snapshot(2, [b"newer"]), number=0, fence=1, surplus=lambda infos: [older.checkpoint_id])
+    assert store.infos(0) == ([newer] if engine.dialect.name == "sqlite" else [newer, older])
 
 
 def test_savers_thinners_and_removers_of_the_same_bytes_do_not_harm_each_other(engine: Engine) -> None:

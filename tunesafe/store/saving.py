@@ -7,12 +7,14 @@ soon as its name is known. So a large save takes as long as the slower of the tw
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
 from tunesafe.contracts import CheckpointInfo, Snapshot
+from tunesafe.errors import LeaseLostError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Content, Gone
@@ -168,7 +170,9 @@ class Saving:
             failpoint("checkpoint.in_transaction")
         failpoint("checkpoint.committed")
         if not together:
-            with writing(self._engine) as connection:
+            # Whoever has the trial by now knows better what it needs.
+            with writing(self._engine) as connection, suppress(LeaseLostError):
+                check_fence(connection, self._uuid, self._number, self._fence)
                 left = forget_surplus(connection)
         return info, left | Gone(places=tuple(unused))
 

@@ -37,10 +37,12 @@ class Live:
 
     Args:
         number: Which one.
+        fence: Of the claim under which it is trained; once it is stale, others know more of the trial.
         history: Its reports.
     """
 
     number: int
+    fence: int
     history: Sequence[Record]
 
 
@@ -73,6 +75,7 @@ class DiskLimit:
             live: The trial the caller is training, if it has just saved it.
 
         Raises:
+            LeaseLostError: If another worker has the live trial; nothing of it is given up.
             StorageError: If the database cannot be written. What is given up by then is what was to be.
         """
         if self._limit is None or patience(self._at_most) <= self._limit or not self._is_over(patience):
@@ -86,7 +89,7 @@ class DiskLimit:
                     continue
                 if not self._is_over(patience):
                     return
-                self._give_up(patience, loss)
+                self._give_up(patience, loss, live)
         if self._is_over(patience):
             self._exhausted = True
             self._say_once(patience, "over_disk_limit", _NOTHING_LEFT)
@@ -126,10 +129,12 @@ class DiskLimit:
             return trial_keep(connection, self._uuid, self._spec, row)
         return TrialKeep(row.outcome.ending, row.outcome.value)  # only its place among the best counts
 
-    def _give_up(self, patience: Patience, loss: Loss) -> None:
+    def _give_up(self, patience: Patience, loss: Loss, live: Live | None) -> None:
         info, details = loss.info, {"virtual_epoch": loss.info.position.virtual_epoch, "what": loss.rule}
 
         def note(connection: Connection) -> None:
+            if live is not None and live.number == info.number:
+                claims.check_fence(connection, self._uuid, live.number, live.fence)
             if loss.need is not Need.NONE and is_there(connection, info):
                 append_event(connection, self._uuid, Event("given_up", info.number, details), again=patience.repeating)
 
@@ -157,7 +162,7 @@ class DiskLimit:
     def _note_once(self, kind: str, details: dict[str, Any], patience: Patience) -> bool:
         with writing(self._engine) as connection:
             earlier = newest_event_of(connection, self._uuid, kind)
-            if earlier is not None and earlier.details["limit_bytes"] == self._limit:
+            if earlier is not None and earlier.details.get("limit_bytes") == self._limit:
                 return patience.repeating  # this attempt's own, perhaps
             append_event(connection, self._uuid, Event(kind, None, details), again=patience.repeating)
         return True

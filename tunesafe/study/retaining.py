@@ -53,9 +53,9 @@ class Retainer:
         trial = TrialKeep(None, objectives=objectives_of(history, self._spec))
         return lambda infos: surplus(infos, {number: trial}, self._keep, self._spec.objective.direction)
 
-    def after_save(self, patience: Patience, number: int, history: Sequence[Record]) -> None:
+    def after_save(self, patience: Patience, number: int, fence: int, history: Sequence[Record]) -> None:
         """A live trial has a new checkpoint: hold the study's ``disk_limit``; in the thread of that patience."""
-        self._limit.hold(patience, Live(number, history))
+        self._limit.hold(patience, Live(number, fence, history))
 
     def after_end(self, number: int) -> None:
         """A trial has been told: drop its surplus, and that of the trials it displaced; hold ``disk_limit``."""

@@ -129,7 +129,7 @@ class LedgerServices:
 
         def write() -> None:
             patience(save)
-            self._retainer.after_save(patience, number, records)
+            self._retainer.after_save(patience, number, fence, records)
 
         self._writer.submit(write)
 

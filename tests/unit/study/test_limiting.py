@@ -14,6 +14,7 @@ import pytest
 from tests.unit.study.studies import complete
 from tests.unit.study.test_retaining import Trainer, training
 from tunesafe.contracts import Notice
+from tunesafe.errors import LeaseLostError
 from tunesafe.store import inventory
 from tunesafe.store.engine import reading
 from tunesafe.study.patience import Patience
@@ -40,7 +41,7 @@ class Limited:
             self.trainer.desk.report(claim, value)
             data = bytes([claim.number, virtual_epoch]) * (PART // 2)
             self.trainer.save(claim, virtual_epoch, data)
-            self.retainer.after_save(Patience(1.0), claim.number, self.trainer.desk.records(claim.number))
+            self.retainer.after_save(Patience(1.0), claim.number, claim.fence, self.trainer.desk.records(claim.number))
         if end:
             self.trainer.end(claim, complete(values[-1]))
 
@@ -116,6 +117,18 @@ def test_a_live_trial_of_another_worker_is_left_alone(sqlite_url: str) -> None:
         other = study.trainer.train(4.0, 3.0, 2.0, 1.0)
         study.train(9.0, 9.0, 9.0, 3.0)
         assert study.trainer.kept() == {other.number: [1, 2, 3, 4], 1: [4]}
+
+
+def test_a_worker_that_lost_its_lease_gives_up_nothing_of_its_trial(sqlite_url: str) -> None:
+    """It slept between its checkpoint and the look at the disk; by now another knows what the trial needs."""
+    with limited(sqlite_url, 0.001) as study:
+        claim = study.trainer.train(4.0, 3.0, 2.0, 1.0)
+        history = study.trainer.desk.records(claim.number)
+        with pytest.raises(LeaseLostError):
+            study.retainer.after_save(Patience(1.0), claim.number, claim.fence - 1, history)
+        assert study.trainer.kept() == {0: [1, 2, 3, 4]}
+        study.retainer.after_save(Patience(1.0), claim.number, claim.fence, history)
+        assert study.trainer.kept() == {0: [3, 4]}
 
 
 def test_where_the_best_counts_a_live_trial_keeps_it(sqlite_url: str) -> None:
