@@ -32,9 +32,9 @@ _HERE = Path(__file__).resolve().parent
 _STUDIES = _HERE.parent / "studies"
 _NUM_WORKERS = 2
 _NUM_TRIALS = 16
-_FULL_PASSES, _QUICK_PASSES = 600, 100
+_FULL_PASSES, _QUICK_PASSES = 1200, 300
 _EXAMPLES_PER_PASS = 1437
-_VIRTUAL_EPOCHS = 15
+_VIRTUAL_EPOCHS = 60
 
 
 def workers(pairs: int, quick: bool) -> Iterator[Comparison]:

@@ -16,7 +16,7 @@ from tunesafe.store import claims, events, logs, records, studies
 from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import database_now, read_only_engine, reading
-from tunesafe.store.migrations import schema_version
+from tunesafe.store.migrations import is_ours
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 from tunesafe.store.tallies import count_events
@@ -63,7 +63,7 @@ class StoredStudy:
     def opened(self) -> Iterator[tuple[Connection, studies.StudyRow]]:
         """A read transaction, and the study's row in it."""
         with _connected(self.url) as connection:
-            row = studies.find_study(connection, self.name) if schema_version(connection) else None
+            row = studies.find_study(connection, self.name) if is_ours(connection) else None
             if row is None:
                 raise StorageError(_no_study(self.url, self.name, _names(connection)))
             yield connection, row
@@ -197,7 +197,7 @@ def _connected(url: str) -> Iterator[Connection]:
 
 
 def _names(connection: Connection) -> list[str]:
-    return studies.study_names(connection) if schema_version(connection) else []
+    return studies.study_names(connection) if is_ours(connection) else []
 
 
 def _no_study(url: str, name: str | None, names: list[str]) -> str:

@@ -36,6 +36,8 @@ class Backup(Section):
 
 
 def _spelled_out(value: Any) -> Any:
+    if value == "off":
+        return None
     if isinstance(value, str):  # a bare URL is short for a mapping
         return {"url": value}
     if value is not None and not isinstance(value, Mapping):

@@ -23,7 +23,7 @@ def study_schema() -> dict[str, Any]:
     for key in ("sampler", "pruner"):  # a bare name will do
         described = schema["properties"][key]
         described["anyOf"] = [{"$ref": described.pop("$ref")}, {"type": "string"}]
-    schema["properties"]["backup"]["anyOf"].append({"type": "string"})
+    schema["properties"]["backup"]["anyOf"] += [{"const": "off"}, {"type": "string"}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -107,7 +107,7 @@ def is_takeable(row: TrialRow, now: float) -> bool:
         row: As read by ``claimable``.
         now: The database's time [seconds since the epoch].
     """
-    return row.lease_expires_at <= now or row.owner is None or is_provably_dead(row.owner)
+    return row.lease_expires_at <= now or (row.owner is not None and is_provably_dead(row.owner))
 
 
 def retake(

@@ -47,6 +47,11 @@ def _add_tidying(connection: Connection) -> None:
 
 def _seal_rows(connection: Connection) -> None:
     """Schema 4: rows that decide a result carry a seal."""
+    # Workers of the version before know no seals: what they still hold is taken from them, and they stop at their next
+    # claim. Nor can a row change between being read here and being sealed.
+    begun = trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.CLOSING, TrialPhase.HELD))
+    connection.execute(update(studies).values(revision=studies.c.revision + 1))
+    connection.execute(update(trials).where(begun).values(fence=trials.c.fence + 1, lease_expires_at=0.0))
     for row in connection.execute(select(studies)).all():
         place = ("study", row.uuid, row.direction, row.spec_json, row.source_text)
         _seal(connection, row, studies.c.fingerprint_json, place)

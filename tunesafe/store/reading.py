@@ -1,7 +1,7 @@
 """What ``tunesafe status`` shows, in a handful of queries that count in the database.
 
-Nothing here grows with the number of records, and only trials somebody has begun and not ended
-are read row by row.
+Nothing here grows with the number of records. Read row by row are only trials somebody has begun
+and not ended, and, to find the best, the sealed outcomes of complete ones.
 """
 
 from __future__ import annotations
@@ -139,27 +139,31 @@ def summarise(connection: Connection, name: str, *, num_events: int = 10) -> Stu
 
 
 def _best(connection: Connection, study: StudyRow) -> BestTrial | None:
-    better = trials.c.value.asc() if study.direction == "minimize" else trials.c.value.desc()
-    query = (
-        select(trials.c.study, trials.c.number, trials.c.value, trials.c.params_json, trials.c.outcome_json)
-        .where(
-            trials.c.study == study.uuid,
-            trials.c.ending == Ending.COMPLETE,
-            trials.c.phase != TrialPhase.HELD,
-            trials.c.value.is_not(None),
-        )
-        .order_by(better, trials.c.number)
-        .limit(1)
+    columns = (trials.c.study, trials.c.number, trials.c.value, trials.c.params_json, trials.c.outcome_json)
+    complete = (
+        trials.c.study == study.uuid,
+        trials.c.ending == Ending.COMPLETE,
+        trials.c.phase != TrialPhase.HELD,
+        trials.c.value.is_not(None),
     )
-    row = connection.execute(query).one_or_none()
-    if row is None:
+    query = select(*columns).where(*complete).order_by(trials.c.number)
+    # Not by the database: its copy of the value carries no seal.
+    ranked = {row.number: (_value(row), row) for row in connection.execute(query)}
+    if not ranked:
         return None
-    outcome = outcome_of(row)
-    with row_intact(f"Trial {row.number}"):
-        if outcome.value is None or outcome.value != row.value:
-            raise ValueError(f"its value is {row.value} in one place and {outcome.value} in another")
+    sign = 1 if study.direction == "minimize" else -1
+    value, row = min(ranked.values(), key=lambda found: sign * found[0])
     params = params_of(row) if row.params_json else {}
-    return BestTrial(row.number, outcome.value, params, outcome.selected_virtual_epoch)
+    return BestTrial(row.number, value, params, outcome_of(row).selected_virtual_epoch)
+
+
+def _value(row: Any) -> float:
+    """The objective's value of a complete trial, the same in both of its places."""
+    value = outcome_of(row).value
+    with row_intact(f"Trial {row.number}"):
+        if value is None or value != row.value:
+            raise ValueError(f"its value is {row.value} in one place and {value} in another")
+    return value
 
 
 def _active(connection: Connection, uuid: str, now: float) -> list[ActiveTrial]:

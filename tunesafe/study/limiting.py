@@ -131,11 +131,14 @@ class DiskLimit:
 
     def _give_up(self, patience: Patience, loss: Loss, live: Live | None) -> None:
         info, details = loss.info, {"virtual_epoch": loss.info.position.virtual_epoch, "what": loss.rule}
+        given_up = False
 
         def note(connection: Connection) -> None:
+            nonlocal given_up
             if live is not None and live.number == info.number:
                 claims.check_fence(connection, self._uuid, live.number, live.fence)
             if loss.need is not Need.NONE and is_there(connection, info):
+                given_up = True
                 append_event(connection, self._uuid, Event("given_up", info.number, details), again=patience.repeating)
 
         if loss.need is not Need.NONE:
@@ -145,7 +148,7 @@ class DiskLimit:
                 patience(self._checkpoints.keep_weights, info, weights_in, note)
         else:
             patience(self._checkpoints.remove, [info.checkpoint_id], note)
-        if loss.need is not Need.NONE:
+        if given_up:
             self._watch(Notice("event", info.number, {"event": "given_up", **details}))
 
     def _say_once(self, patience: Patience, kind: str, message: str) -> None:

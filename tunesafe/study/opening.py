@@ -246,7 +246,8 @@ def _is_foreign(connection: Connection, name: str) -> bool:
         return False
     query = sa.text("SELECT COUNT(*) FROM studies WHERE study_name = :name")
     in_optuna = connection.execute(query, {"name": name}).scalar_one()
-    ours = "tunesafe_studies" in tables and studies.find_study(connection, name) is not None
+    # By name alone: of an older schema, whose rows this version reads only after upgrading it.
+    ours = "tunesafe_studies" in tables and name in studies.study_names(connection)
     return bool(in_optuna) and not ours
 
 

@@ -112,7 +112,7 @@ class Overseer:
         """
         row = claims.trial_row(connection, self._uuid, number)
         taken = [
-            event.details["examples_seen"]
+            event.details.get("examples_seen")
             for event in events_of(connection, self._uuid, number=number)
             if event.kind == "reclaimed" and event.details.get("from_pid") == pid
         ]

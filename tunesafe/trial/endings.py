@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import optuna
 
-from tunesafe.errors import Interruption, LeaseLostError, SpecError, StorageError, TrialError
+from tunesafe.errors import DamagedError, Interruption, LeaseLostError, SpecError, StorageError, TrialError
 
 __all__ = ["STICKY", "WITHOUT_OUTCOME", "Latch", "TrialPruned"]
 
@@ -25,7 +25,7 @@ class TrialPruned(optuna.TrialPruned):
     """
 
 
-WITHOUT_OUTCOME = (Interruption, LeaseLostError, StorageError, SpecError)
+WITHOUT_OUTCOME = (Interruption, LeaseLostError, StorageError, DamagedError, SpecError)
 """Endings of the attempt, not of the trial: someone continues it later."""
 
 STICKY = (*WITHOUT_OUTCOME, TrialPruned, TrialError)

@@ -58,7 +58,7 @@ def test_a_bare_url_is_short_for_a_mapping() -> None:
     assert spec.backup == Backup(url="s3://bucket/x", every=60.0)
     assert spec == small(backup={"url": "s3://bucket/x", "every": "1m"})
     assert StudySpec.from_json(spec.to_json()) == spec
-    assert small().backup is None
+    assert small().backup is small(backup="off").backup is None
     for wrong in (5, {"every": 5}, {"url": "x", "every": 0}, {"url": "x", "often": 5}):
         with pytest.raises(SpecError, match="backup"):
             small(backup=wrong)

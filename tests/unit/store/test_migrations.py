@@ -5,19 +5,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from sqlalchemy import Connection, Engine, make_url, text
 
 from tests.golden import make_schema_1 as golden
-from tests.unit.store.samples import new_study, open_ready
+from tests.unit.store.samples import COMPLETE, claim, new_study, open_ready
+from tunesafe.api.stored import StoredStudy
 from tunesafe.contracts import LogChunk, TrialPhase
-from tunesafe.errors import StorageError
+from tunesafe.errors import DamagedError, StorageError
 from tunesafe.store import claims, events, logs, migrations, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.migrations import SCHEMA_VERSION, STEPS, is_ours, schema_version, upgrade
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
+from tunesafe.study.opening import _is_foreign
 
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("schema_*.db"))
 
@@ -53,7 +56,7 @@ def test_a_study_of_every_released_schema_is_read_as_it_was_left(old: Engine) ->
         study = studies.find_study(c, "golden")
         assert study is not None
         assert (study.uuid, study.examples_per_pass, study.threads_per_worker) == (golden.STUDY, 1437, 1)
-        assert (study.live_seconds, study.revision, study.fingerprint) == (30.0, 1, {"sources": "abc"})
+        assert (study.live_seconds, study.fingerprint) == (30.0, {"sources": "abc"})
         assert studies.load_sources(c, golden.STUDY, "abc") == {"digits.py": "def train(trial): ...\n"}
         told, held, claimed, free = claims.trial_rows(c, golden.STUDY)
         assert [row.phase for row in (told, held, claimed, free)] == [
@@ -75,6 +78,56 @@ def test_a_study_of_every_released_schema_is_read_as_it_was_left(old: Engine) ->
     state = store.load(info)
     assert (info.position, state.structure) == (golden.SNAPSHOT.position, golden.SNAPSHOT.structure)
     assert [bytes(tensor) for tensor in state.tensors] == [bytes(tensor.data) for tensor in golden.SNAPSHOT.tensors]
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_study_of_every_released_schema_is_known_for_ours_before_it_is_upgraded(path: Path, tmp_path: Path) -> None:
+    """Beside Optuna's study of its name, as a real one is; who only reads says what to do."""
+    url = f"sqlite:///{shutil.copy(path, tmp_path / 'old.db')}"
+    optuna.create_study(storage=url, study_name="golden")
+    engine = open_engine(url)
+    with reading(engine) as connection:
+        assert not _is_foreign(connection, "golden")
+    engine.dispose()
+    if path.stem == f"schema_{SCHEMA_VERSION}":
+        assert StoredStudy(url, "golden").row().name == "golden"
+    else:
+        with pytest.raises(StorageError, match="upgrades it"):
+            StoredStudy(url, "golden").row()
+
+
+def test_workers_of_a_version_without_seals_lose_what_they_hold(tmp_path: Path) -> None:
+    """They would go on writing rows that nobody believes any more."""
+    engine = open_engine(f"sqlite:///{shutil.copy(GOLDEN[2], tmp_path / 'old.db')}")
+    with reading(engine) as connection:
+        query = text("SELECT number, phase, fence FROM tunesafe_trials ORDER BY number")
+        before = connection.execute(query).all()
+        revision = connection.execute(text("SELECT revision FROM tunesafe_studies")).scalar_one()
+    upgrade(engine)
+    with reading(engine) as connection:
+        after = connection.execute(query).all()
+        assert studies.revision_of(connection, golden.STUDY) == revision + 1
+        assert all(row.lease_expires_at == 0 for row in claims.claimable(connection, golden.STUDY))
+    raised = {"claimed": 1, "closing": 1, "held": 1}
+    assert [row.fence for row in after] == [row.fence + raised.get(row.phase, 0) for row in before]
+    engine.dispose()
+
+
+def test_a_damaged_copy_of_a_value_makes_no_other_trial_the_best(engine: Engine) -> None:
+    """The copy ranks in SQL, where no seal is looked at."""
+    with writing(engine) as connection:
+        study = new_study(connection, name="digits")
+        for number, value in enumerate((0.5, 0.25, 0.75)):
+            claimed = claim(connection, study, number)
+            claims.record_outcome(connection, study, number, claimed.fence, replace(COMPLETE, value=value))
+    with reading(engine) as connection:
+        best = summarise(connection, "digits").best
+        assert best is not None
+        assert (best.number, best.value) == (1, 0.25)
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE tunesafe_trials SET value = 7e9 WHERE number = 1"))
+    with reading(engine) as connection, pytest.raises(DamagedError, match="Trial 1"):
+        summarise(connection, "digits")
 
 
 def test_a_study_of_every_released_schema_goes_on(old: Engine) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.trial import support
 from tests.unit.trial.support import X, new_trial, reporting, run, well
 from tunesafe.contracts import Judgement, Report, Snapshot, Verdict
-from tunesafe.errors import LeaseLostError, StorageError
+from tunesafe.errors import DamagedError, LeaseLostError, StorageError
 from tunesafe.trial import MemoryServices, Trial, TrialPruned, run_trial
 
 # ---------------------------------------------------------------------------- verdicts
@@ -181,7 +181,9 @@ def test_sys_exit_in_user_code_fails_the_trial() -> None:
     assert run(lambda _: sys.exit(3)).reason == "SystemExit: 3"
 
 
-@pytest.mark.parametrize("error", [LeaseLostError("fence 3 is stale"), StorageError("disk is full")])
+@pytest.mark.parametrize(
+    "error", [LeaseLostError("fence 3 is stale"), StorageError("disk is full"), DamagedError("a row is")]
+)
 @pytest.mark.parametrize("method", ["record", "save", "newest_state", "interruption", "settle_examples_per_pass"])
 @pytest.mark.parametrize("swallow", [False, True])
 def test_what_the_services_raise_ends_the_attempt_without_an_outcome(
