@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,14 +25,19 @@ def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Depot:
     return open_depot(request.getfixturevalue("s3_url") if request.param == "s3" else f"file://{tmp_path}/de%20pot")
 
 
+def names_in(depot: Depot) -> set[str]:
+    """The names in its folder of packs."""
+    return {entry.name for entry in depot.entries("packs")}
+
+
 def test_what_was_put_is_what_is_got(depot: Depot) -> None:
     """Bytes and names; what is not there is ``None``, and an empty folder holds no names."""
     assert depot.get("packs/one") is None
-    assert depot.names("packs") == set()
+    assert depot.entries("packs") == []
     for name, content in (("packs/one", b"1"), ("packs/two", b""), ("three", b"3")):
         depot.put(name, content)
         assert depot.get(name) == content
-    assert depot.names("packs") == {"packs/one", "packs/two"}
+    assert names_in(depot) == {"packs/one", "packs/two"}
     depot.put("packs/one", b"other")
     assert depot.get("packs/one") == b"other"
 
@@ -47,6 +53,21 @@ def test_what_is_large_goes_and_comes_block_by_block(depot: Depot) -> None:
     assert depot.blocks("packs/none") is None
 
 
+def test_a_part_of_an_object_is_had_without_the_rest(depot: Depot) -> None:
+    """From anywhere in it, up to its end; of nothing there is no part."""
+    content = os.urandom(1000)
+    depot.put("packs/one", content)
+    for start, length in ((0, 10), (990, 100), (500, 0), (0, 1000)):
+        part = depot.part("packs/one", start, length)
+        assert part is not None
+        assert bytes(part) == content[start : start + length]
+    assert depot.part("packs/none", 0, 10) is None
+    assert depot.part("packs/none", 0, 0) is None
+    (entry,) = depot.entries("packs")
+    assert (entry.name, entry.num_bytes) == ("packs/one", 1000)
+    assert abs(entry.modified_at - time.time()) < 3600
+
+
 def test_a_source_that_fails_leaves_nothing(depot: Depot) -> None:
     """Neither a part of the new bytes, nor the loss of the old ones."""
 
@@ -58,7 +79,7 @@ def test_a_source_that_fails_leaves_nothing(depot: Depot) -> None:
     for name in ("packs/file", "packs/new"):
         with pytest.raises((DepotError, OSError)):
             depot.put(name, failing())
-    assert depot.names("packs") == {"packs/file"}
+    assert names_in(depot) == {"packs/file"}
     assert depot.get("packs/file") == b"old"
 
 
@@ -69,7 +90,7 @@ def test_what_is_deleted_is_gone_and_deleting_it_again_is_nothing(depot: Depot) 
     depot.delete(["packs/one", "packs/none"])
     depot.delete(["packs/one", "packs/two"])
     depot.delete([])
-    assert depot.names("packs") == set()
+    assert depot.entries("packs") == []
 
 
 def test_only_the_version_that_was_read_is_replaced(depot: Depot) -> None:

@@ -40,7 +40,7 @@ def read_outcome(folder: Path) -> Outcome:
         "trials": {str(trial.number): _trial(trial) for trial in study.trials},
         "numbers": [trial.number for trial in study.trials],
         "best": study.best_trial.number if complete else None,
-        "checkpoints": _checkpoints(engine, row.uuid),
+        "checkpoints": _checkpoints(engine, row.uuid, folder, study_file.get("blobs")),
         "examples_per_pass": row.examples_per_pass,
         **ours,
     }
@@ -88,13 +88,15 @@ def _ours(connection: Any, uuid: str, folder: Path) -> Outcome:
     return {"records": records, "rows": rows, "wrong_events": wrong}
 
 
-def _checkpoints(engine: Any, uuid: str) -> Outcome:
+def _checkpoints(engine: Any, uuid: str, folder: Path, blobs: str | None) -> Outcome:
     """Every kept checkpoint: loaded, verified, decoded, and hashed tensor by tensor."""
+    from tunesafe.spec.backup import resolve_place
     from tunesafe.state.codec import decode
     from tunesafe.store.checkpoints import CheckpointStore
-    from tunesafe.store.packs import packs_beside
+    from tunesafe.store.depot_urls import packs_of
 
-    store = CheckpointStore(engine, uuid, packs_beside(engine.url))
+    place = None if blobs is None else resolve_place(blobs, folder)
+    store = CheckpointStore(engine, uuid, packs_of(engine.url, uuid, place))
     kept: dict[str, Any] = {}
     for info in store.infos():
         state = store.load(info)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.crash.harness import Check, Kill, Laboratory
 from tests.crash.places import ON_SERVERS, deaths_at, in_turn
-from tests.crash.variations import BASE
+from tests.crash.variations import BASE, VARIATIONS
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -27,6 +27,15 @@ def test_a_study_on_a_server_that_dies_again_and_again_ends_identical(
 ) -> None:
     """Seven deaths in one study, compared with one on SQLite that nothing happened to."""
     survived(lab.kill_at(BASE, [Kill(failpoint) for failpoint in FEW], server_url))
+
+
+def test_a_study_on_a_server_with_its_large_states_elsewhere_ends_identical(
+    server_url: str, lab: Laboratory, survived: Check
+) -> None:
+    """Between the object that is durable and the row that names it, in every other transaction, and when bytes go."""
+    elsewhere = next(variation for variation in VARIATIONS if variation.name == "blobs elsewhere")
+    places = ("pack.durable", "checkpoint.in_transaction", "checkpoint.committed", "restore.after", "checkpoint.swept")
+    survived(lab.kill_at(elsewhere, [Kill(failpoint) for failpoint in places], server_url))
 
 
 @pytest.mark.slow

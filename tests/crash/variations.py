@@ -207,5 +207,6 @@ VARIATIONS = (
         {"checkpoint": {"keep": {"last": 1, "best": 1, "every": 2, "finished": "weights"}}},
         shows="null, null",
     ),
+    Variation("blobs elsewhere", {"blobs": "blobs"}),
     Variation("maximize", {"objective": {"metric": "val_loss", "direction": "maximize"}}),
 )

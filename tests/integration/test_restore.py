@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import STUDY, tunesafe, write_project
+from tests.integration.cli_project import STUDY, TRAIN, tunesafe, write_project
 from tests.s3 import SECRET
 from tunesafe.spec import load_spec
 from tunesafe.store.backup_state import backups_beside
@@ -188,4 +188,29 @@ def test_a_missing_library_is_named_before_anything_is_begun(tmp_path: Path, mon
     run = tunesafe("run", file, cwd=tmp_path)
     assert run.code == 2
     assert "tunesafe[backup]" in run.err
+    assert not (tmp_path / "project" / "tiny.db").exists()
+
+
+def test_large_states_may_be_elsewhere(tmp_path: Path, s3_url: str) -> None:
+    """In an object store: the folder holds a small database and no packs; what is exported is what was trained."""
+    large = "optimizer=optimizer, large={'zeros': torch.full((500_000,), float(trial.number))})"
+    train = TRAIN.replace("optimizer=optimizer)", large)
+    file = write_project(tmp_path, f"{STUDY}blobs: {s3_url}\n", train)
+    run = tunesafe("run", file, cwd=tmp_path)
+    assert run.code == 0, run.err
+    assert not (tmp_path / "tiny.db.packs").exists()
+    assert (tmp_path / "tiny.db").stat().st_size < 1_000_000
+    verified = tunesafe("checkpoints", "verify", file, cwd=tmp_path)
+    assert (verified.code, "intact" in verified.err) == (0, True)
+    listed = json.loads(tunesafe("checkpoints", "list", file, "--json", cwd=tmp_path).out)
+    assert listed["checkpoints"]
+    assert listed["checkpoints"][0]["bytes"] > 2_000_000
+
+
+def test_a_place_for_large_states_that_cannot_be_used_is_known_at_the_start(tmp_path: Path) -> None:
+    """Exit 3, and nothing is begun."""
+    file = write_project(tmp_path / "project", f"{STUDY}blobs: /no/such/disk\n")
+    run = tunesafe("run", file, cwd=tmp_path)
+    assert run.code == 3
+    assert "is its disk there" in run.err
     assert not (tmp_path / "project" / "tiny.db").exists()

@@ -21,10 +21,10 @@ from tunesafe.store.blobs import StoredBytes
 from tunesafe.store.checkpoint_rows import is_there
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
+from tunesafe.store.depot_urls import packs_of
 from tunesafe.store.engine import open_engine, read_only_engine, reading
 from tunesafe.store.events import append_event
 from tunesafe.store.migrations import is_ours
-from tunesafe.store.packs import packs_beside
 from tunesafe.study.patience import Patience
 from tunesafe.study.retaining import Unneeded, unneeded_of_ended
 
@@ -49,7 +49,7 @@ def prune_checkpoints(stored: StoredStudy, *, dry_run: bool = False) -> PruneRes
     spec = stored.spec()
     engine = read_only_engine(stored.url) if dry_run else open_engine(stored.url)
     try:
-        packs = packs_beside(engine.url)
+        packs = packs_of(engine.url, row.uuid, spec.blobs)
         store = CheckpointStore(engine, row.uuid, packs)
         unneeded = unneeded_of_ended(engine, row.uuid, spec, store)
         thinnable = [info for info in unneeded.thinnable if _has_more_than_weights(store, info)]

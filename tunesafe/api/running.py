@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tunesafe.api.notebooks import notebook_source
 from tunesafe.api.stored import study_in
@@ -16,6 +17,7 @@ from tunesafe.errors import SpecError, StorageError
 from tunesafe.executors import run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
 from tunesafe.store.depot_urls import open_depot
+from tunesafe.store.depots import Depot
 from tunesafe.store.engine import check_address
 from tunesafe.study.copying import refuse_taken_place
 from tunesafe.study.settling import Program
@@ -60,6 +62,8 @@ def run(
     program = _program(spec, folder, text, function)
     watch = _harmless(notify)
     new = not _exists(spec)
+    if spec.blobs is not None:
+        _try(open_depot(spec.blobs, quick=True))
     if spec.backup is not None:
         open_depot(spec.backup.url)  # refuses what cannot be one here: a library that is missing
         if new:
@@ -69,6 +73,17 @@ def run(
     else:
         result = supervise(spec, program, folder=folder, watch=watch, new=new, accept_changes=accept_changes)
     return RunResult(result.exit_code, result.message)
+
+
+def _try(depot: Depot) -> None:
+    """Write to a place and remove it again: what cannot be used is known before anything is begun.
+
+    Raises:
+        DepotError: If it cannot be used.
+    """
+    name = f"tunesafe-probe/{uuid4().hex}"
+    depot.put(name, b"")
+    depot.delete([name])
 
 
 def check(spec: StudySpec, folder: Path, function: _Function | None) -> StudyPlan:

@@ -15,9 +15,9 @@ from tunesafe.spec import StudySpec
 from tunesafe.store import claims, events, logs, records, studies
 from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.depot_urls import packs_of
 from tunesafe.store.engine import database_now, read_only_engine, reading
 from tunesafe.store.migrations import is_ours
-from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 from tunesafe.store.tallies import count_events
 from tunesafe.store.urls import canonical_url, display_url
@@ -156,7 +156,8 @@ class StoredStudy:
     def checkpoint_store(self) -> Iterator[CheckpointStore]:
         """All checkpoints, for several questions; with it nothing can be written."""
         with _engine(self.url) as engine:
-            yield CheckpointStore(engine, self.row().uuid, packs_beside(engine.url))
+            uuid = self.row().uuid
+            yield CheckpointStore(engine, uuid, packs_of(engine.url, uuid, self.spec().blobs))
 
     def _no_trial(self, connection: Connection, row: studies.StudyRow, number: int) -> str:
         trials = claims.trial_rows(connection, row.uuid)

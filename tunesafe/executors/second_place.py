@@ -37,6 +37,10 @@ _LAST_PAUSE_SECONDS = 1.0
 """The same at the end, where time is short [s]."""
 _LEAST_SECONDS = 10.0
 """What the last copy is given at least after a signal, even if trials took the whole grace [s]."""
+_FAILING_SECONDS = 30.0
+"""How long a place that fails is tried at the end of a run [s]."""
+_WORTH_TELLING_SECONDS = 2.0
+"""A last copy that takes longer is announced [s]: the study is over, and the command is not."""
 _LOOK_SECONDS = 0.1
 
 
@@ -78,9 +82,14 @@ class SecondPlace:
 
     def _wait(self) -> bool:
         """Wait for the last copy, within a bound; whether it was made."""
-        began, spec = time.monotonic(), self._opened.spec
+        began, spec, told = time.monotonic(), self._opened.spec, False
         deadline = began + spec.storage_timeout
         while not self._ended.wait(_LOOK_SECONDS):
+            if not told and time.monotonic() - began > _WORTH_TELLING_SECONDS:
+                told = True
+                self._tell("backup_awaited", {"url": self._url, "newest_copy": self._age()}, keep=False)
+            if self._fails:  # nothing is better for a longer wait: the copy before counts
+                deadline = min(deadline, began + _FAILING_SECONDS)
             since = self._signals.since
             if since is not None:
                 deadline = min(deadline, max(since + spec.grace, began + _LEAST_SECONDS))

@@ -16,7 +16,7 @@ from tunesafe.executors.results import RunResult, opening_details, result_of
 from tunesafe.executors.second_place import SecondPlace, one_at_a_time
 from tunesafe.spec import StudySpec
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.store.packs import packs_beside
+from tunesafe.store.depot_urls import packs_of
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lifecycle import Tally
 from tunesafe.study.opening import open_study
@@ -71,8 +71,8 @@ def supervise(
                     if before.open or before.held:
                         left = crew.work(opened, watch)
                     if not isinstance(left, BaseException):
-                        store = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
-                        Retainer(opened, store).tidy_up()
+                        packs = packs_of(opened.engine.url, opened.row.uuid, spec.blobs)
+                        Retainer(opened, CheckpointStore(opened.engine, opened.row.uuid, packs)).tidy_up()
                 return result_of(spec, before, claimant.tally(), left)
     except Preempted as ending:  # a second signal, or one before the study was open: there is no time to count
         return RunResult(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -20,7 +20,7 @@ from tunesafe.spec.faults import WRITTEN, nearest, refuse
 from tunesafe.spec.storage import mask_password
 from tunesafe.spec.values import Duration, Section
 
-__all__ = ["Backup", "BackupOrOff", "resolve_place"]
+__all__ = ["Backup", "BackupOrOff", "elsewhere", "resolve_place"]
 
 _OBJECT_STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 """Schemes that the library behind object stores understands."""
@@ -86,6 +86,46 @@ def resolve_place(url: str, folder: Path) -> str:
     if not parts.netloc:
         raise SpecError(f"'{shown}' names no bucket; write {scheme}://BUCKET/PREFIX")
     return f"{scheme}://{re.sub('/+', '/', rest).rstrip('/')}"
+
+
+def elsewhere(
+    backup: Backup | None, blobs: str | None, storage: str, folder: Path, error: Callable[[str, str], SpecError]
+) -> dict[str, Backup | str | None]:
+    """What a study keeps in other places, by key, with their full URLs.
+
+    Args:
+        backup: As in the study file.
+        blobs: As in the study file.
+        storage: Its database, in full.
+        folder: What relative paths are relative to.
+        error: Makes an error about one key, at its place.
+
+    Raises:
+        SpecError: If a place is none, or cannot be one of this study.
+    """
+    if backup is not None and not storage.startswith("sqlite:"):
+        raise error(
+            "backup",
+            f"copies SQLite studies only, and this one is stored in {storage.partition('+')[0]}: use the server's own "
+            "backup, which finds everything in its tables. Remove the key",
+        )
+    if backup is not None and blobs is not None:
+        raise error(
+            "backup",
+            "copies what is beside the database, and this study's large checkpoints are elsewhere (blobs). Give one "
+            "of the two",
+        )
+    resolved: dict[str, Backup | str | None] = {"backup": backup, "blobs": blobs}
+    for key, url in (("blobs", blobs), ("backup", None if backup is None else backup.url)):
+        try:
+            place = None if url is None else resolve_place(url, folder)
+        except SpecError as wrong:
+            raise error(key, wrong.message) from None
+        if key == "blobs":
+            resolved["blobs"] = place
+        elif backup is not None:
+            resolved["backup"] = backup.model_copy(update={"url": place})
+    return resolved
 
 
 def _folder_url(path: str, folder: Path) -> str:

@@ -24,6 +24,8 @@ checkpoint, disk_limit                                 harmless: a resumed trial
                                                        from any checkpoint
 storage                                                harmless: the study is where it was found
 trackers, backup                                       harmless
+blobs                                                  breaking, unless all bytes were in a server's tables:
+                                                       checkpoints would not be found
 =====================================================  =========================================
 """
 
@@ -152,6 +154,7 @@ def _judge(key: str, old: StudySpec, new: StudySpec, settled: Settled) -> tuple[
         "n_trials": _judge_n_trials,
         "threads_per_worker": _judge_threads,
         "initial_trials": _judge_initial_trials,
+        "blobs": _judge_blobs,
     }
     return judges[key](old, new, settled)
 
@@ -196,6 +199,12 @@ def _judge_initial_trials(old: StudySpec, new: StudySpec, settled: Settled) -> t
         if number < begun and _entry(old, number) != _entry(new, number):
             return ChangeKind.BREAKING, f"entry {number} is for trial {number}, which has begun with other parameters"
     return ChangeKind.HARMLESS, "concerns trials that have not begun"
+
+
+def _judge_blobs(old: StudySpec, new: StudySpec, settled: Settled) -> tuple[ChangeKind, str]:
+    if old.blobs is None and not old.storage.startswith("sqlite:"):
+        return ChangeKind.HARMLESS, "what is in the database stays there"
+    return ChangeKind.BREAKING, "checkpoints would not be found: copy them there first, or trials begin again"
 
 
 def _entry(spec: StudySpec, number: int) -> str:

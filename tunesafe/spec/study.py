@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_
 
 from tunesafe.contracts import Parameter
 from tunesafe.errors import SpecError
-from tunesafe.spec.backup import Backup, BackupOrOff, resolve_place
+from tunesafe.spec.backup import BackupOrOff, elsewhere
 from tunesafe.spec.budget import Budget
 from tunesafe.spec.faults import (
     WRITTEN,
@@ -148,6 +148,8 @@ class StudySpec(Section):
     """How long to try again when the database cannot be reached [s]."""
     trackers: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Frozen, AfterValidator(_no_repetition)] = ()
     """Where metrics are also written, e.g. tensorboard."""
+    blobs: Annotated[str, Field(min_length=1)] | None = None
+    """Where large checkpoints are, instead of beside or in the database: s3://bucket/prefix, or a folder."""
     backup: BackupOrOff = None
     """A second place the study is copied to while it runs: s3://bucket/prefix, or a folder; off unless given."""
 
@@ -340,22 +342,8 @@ class StudySpec(Section):
             storage = resolve_storage(spec.storage or f"sqlite:///{spec.name}.db", folder or Path.cwd())
         except SpecError as error:
             raise spec.error("storage", error.message) from None
-        return spec.model_copy(update={"storage": storage, "backup": spec._resolved_backup(storage)})
-
-    def _resolved_backup(self, storage: str) -> Backup | None:
-        if self.backup is None:
-            return None
-        if not storage.startswith("sqlite:"):
-            kind = storage.partition("+")[0]
-            raise self.error(
-                "backup",
-                f"copies SQLite studies only, and this one is stored in {kind}: use the server's own backup, which "
-                "finds everything in its tables. Remove the key",
-            )
-        try:
-            return self.backup.model_copy(update={"url": resolve_place(self.backup.url, self.folder or Path.cwd())})
-        except SpecError as error:
-            raise self.error("backup.url" if self.where("backup.url") else "backup", error.message) from None
+        away = elsewhere(spec.backup, spec.blobs, storage, folder or Path.cwd(), spec.error)
+        return spec.model_copy(update={"storage": storage, **away})
 
     def to_json(self) -> str:
         """The spec as JSON: what :meth:`from_json` reads back equal. Passwords are masked."""

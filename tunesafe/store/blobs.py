@@ -23,7 +23,7 @@ from tunesafe.store.engine import clock
 from tunesafe.store.faults import TransientStorageError
 from tunesafe.store.hashing import Buffer, is_named
 from tunesafe.store.memory import ALIGNMENT, aligned_memory
-from tunesafe.store.packs import PackFolder, Place
+from tunesafe.store.packs import Packs, Place
 from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
 
 __all__ = [
@@ -190,7 +190,7 @@ def write_blobs(
 
 
 def read_intact(
-    connection: Connection, wanted: Collection[Wanted], packs: PackFolder | None
+    connection: Connection, wanted: Collection[Wanted], packs: Packs | None
 ) -> Iterator[tuple[str, Buffer]]:
     """Read blobs and verify them, those in packs several at once; by hash, in memory that may be written to.
 

@@ -26,7 +26,7 @@ from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import CorruptStorageError, translated
 from tunesafe.store.hashing import Buffer
 from tunesafe.store.manifests import hashes_of, is_digest, parts_of, with_only
-from tunesafe.store.packs import PackFolder
+from tunesafe.store.packs import Packs
 from tunesafe.store.saving import Saving, Surplus, batches
 from tunesafe.store.tables import checkpoints
 
@@ -46,7 +46,7 @@ class CheckpointStore:
         packs: Where large bytes are, from ``packs_beside``; ``None`` for in the database as well.
     """
 
-    def __init__(self, engine: Engine, uuid: str, packs: PackFolder | None) -> None:
+    def __init__(self, engine: Engine, uuid: str, packs: Packs | None) -> None:
         self._engine, self._uuid, self._packs = engine, uuid, packs
 
     def save(

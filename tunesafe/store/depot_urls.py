@@ -1,15 +1,22 @@
-"""Which kind of depot a URL names. The library for object stores is imported only for one."""
+"""Which kind of depot a URL names, and where a study's packs are.
+
+The library for object stores is imported only for one.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from urllib.parse import unquote
 
+from sqlalchemy import URL
+
 from tunesafe.errors import MissingExtraError
 from tunesafe.store.depots import Depot
+from tunesafe.store.distant_packs import DistantPacks
 from tunesafe.store.folders import FolderDepot
+from tunesafe.store.packs import Packs, packs_beside
 
-__all__ = ["open_depot"]
+__all__ = ["open_depot", "packs_of"]
 
 _FOLDER = "file://"
 
@@ -36,3 +43,20 @@ def open_depot(url: str, *, quick: bool = False) -> Depot:
             "Install it with: pip install 'tunesafe[backup]'"
         ) from error
     return ObjectDepot(url, quick=quick)
+
+
+def packs_of(database: URL, uuid: str, place: str | None) -> Packs | None:
+    """Where the large bytes of a study are.
+
+    Args:
+        database: Its database.
+        uuid: The study.
+        place: What its study file names as ``blobs``.
+
+    Returns:
+        ``None`` if they are in the database, too: on a server, whose own backup is to find all of them.
+
+    Raises:
+        MissingExtraError, DepotError: As ``open_depot``.
+    """
+    return packs_beside(database) if place is None else DistantPacks(open_depot(place), uuid)

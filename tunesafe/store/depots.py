@@ -8,19 +8,40 @@ know nothing of each other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from tunesafe.errors import StorageError, TunesafeError
+from tunesafe.store.faults import UnreachableStorageError
 
-__all__ = ["ConflictError", "Depot", "DepotError"]
+__all__ = ["ConflictError", "Depot", "DepotError", "Entry", "UnreachableDepotError"]
 
 
 class DepotError(StorageError):
     """The place cannot be read or written at the moment; what is there is unharmed."""
 
 
+class UnreachableDepotError(DepotError, UnreachableStorageError):
+    """It cannot for a reason that may pass: trying again may help."""
+
+
 class ConflictError(TunesafeError):
     """Somebody else replaced the object first. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object in a list.
+
+    Args:
+        name: Its name.
+        num_bytes: Its size.
+        modified_at: When it was written, by the place's clock [seconds since the epoch].
+    """
+
+    name: str
+    num_bytes: int
+    modified_at: float
 
 
 class Depot(Protocol):
@@ -51,8 +72,12 @@ class Depot(Protocol):
         """The bytes of a name, block by block; ``None`` if there are none. The blocks, too, raise ``DepotError``."""
         ...
 
-    def names(self, folder: str) -> set[str]:
-        """The names in a folder, with it; what killed writers left may be among them."""
+    def part(self, name: str, start: int, num_bytes: int) -> memoryview | None:
+        """Bytes from the middle of an object; fewer where it ends before, ``None`` if it is not there."""
+        ...
+
+    def entries(self, folder: str) -> list[Entry]:
+        """What is in a folder; what killed writers left may be among it."""
         ...
 
     def delete(self, names: Collection[str]) -> None:

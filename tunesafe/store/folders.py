@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from tunesafe.store.depots import ConflictError, DepotError
+from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError
 from tunesafe.store.hashing import content_hash
 from tunesafe.store.packs import sync_folder
 from tunesafe.store.parcels import blocks_of
@@ -19,6 +20,8 @@ from tunesafe.store.parcels import blocks_of
 __all__ = ["FolderDepot"]
 
 _UNFINISHED = ".unfinished"
+_PASSING = (errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.EAGAIN)
+"""What a network file system says while its server is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,22 @@ class FolderDepot:
         with self._translated(), file:
             yield from blocks_of(file)
 
-    def names(self, folder: str) -> set[str]:
+    def part(self, name: str, start: int, num_bytes: int) -> memoryview | None:
         """See ``Depot``."""
+        with self._translated(), suppress(FileNotFoundError), self._file(name).open("rb", buffering=0) as file:
+            file.seek(start)
+            return memoryview(file.read(num_bytes))
+        return None
+
+    def entries(self, folder: str) -> list[Entry]:
+        """See ``Depot``."""
+        found: list[Entry] = []
         with self._translated(), suppress(FileNotFoundError):
-            return {f"{folder}/{file.name}" for file in (self.path / folder).iterdir()}
-        return set()
+            for file in (self.path / folder).iterdir():
+                with suppress(FileNotFoundError):  # somebody removes it at this moment
+                    status = file.stat()
+                    found.append(Entry(f"{folder}/{file.name}", status.st_size, status.st_mtime))
+        return found
 
     def delete(self, names: Collection[str]) -> None:
         """See ``Depot``."""
@@ -80,7 +94,7 @@ class FolderDepot:
     def replace(self, name: str, content: bytes, version: object | None) -> None:
         """See ``Depot``."""
         with self._translated():
-            self._make_folder(self.path)
+            self._make_folder(self._file(name).parent)
             with self._locked():
                 found = self.look(name)
                 if (found and found[1]) != version:
@@ -131,4 +145,5 @@ class FolderDepot:
         try:
             yield
         except OSError as error:
-            raise DepotError(f"the folder {self.url} cannot be used: {error.strerror or error}") from error
+            kind = UnreachableDepotError if error.errno in _PASSING else DepotError
+            raise kind(f"the folder {self.url} cannot be used: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from sqlalchemy import Connection, case, exists, func, select
 
 from tunesafe.store.blobs import StoredBytes, chunkless, needed_places, orphans
-from tunesafe.store.packs import PackFolder
+from tunesafe.store.packs import Packs
 from tunesafe.store.tables import blobs, checkpoint_blobs, checkpoints
 
 __all__ = ["StoredSum", "bytes_of_each_alone", "bytes_of_these_alone", "left_behind", "stored_bytes"]
@@ -110,7 +110,7 @@ def bytes_of_these_alone(connection: Connection, checkpoint_ids: Collection[int]
 
 
 def left_behind(
-    connection: Connection, uuid: str, packs: PackFolder | None, older_than_seconds: float = 3600.0
+    connection: Connection, uuid: str, packs: Packs | None, older_than_seconds: float = 3600.0
 ) -> StoredBytes:
     """About what ``CheckpointStore.sweep_orphans`` would remove."""
     total = StoredBytes(in_database=sum(chunkless(connection).values()))

@@ -14,10 +14,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import from_url
 
-from tunesafe.store.depots import ConflictError, DepotError
+from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError
 
 __all__ = ["ObjectDepot"]
 
@@ -88,10 +88,29 @@ class ObjectDepot:
         with self._translated():
             yield from blocks
 
-    def names(self, folder: str) -> set[str]:
+    def part(self, name: str, start: int, num_bytes: int) -> memoryview | None:
         """See ``Depot``."""
         with self._translated():
-            return {str(each["path"]) for block in obstore.list(self._store, folder) for each in block}
+            try:
+                if num_bytes > 0:
+                    with suppress(GenericError):  # of a part beyond the end, too: then its size is asked for
+                        return memoryview(obstore.get_range(self._store, name, start=start, length=num_bytes))
+                size = obstore.head(self._store, name)["size"]
+                length = max(min(num_bytes, size - start), 0)
+                if not length:
+                    return memoryview(b"")
+                return memoryview(obstore.get_range(self._store, name, start=start, length=length))
+            except FileNotFoundError:
+                return None
+
+    def entries(self, folder: str) -> list[Entry]:
+        """See ``Depot``."""
+        with self._translated():
+            return [
+                Entry(str(each["path"]), each["size"], each["last_modified"].timestamp())
+                for block in obstore.list(self._store, folder)
+                for each in block
+            ]
 
     def delete(self, names: Collection[str]) -> None:
         """See ``Depot``."""
@@ -123,4 +142,5 @@ class ObjectDepot:
             yield
         except (BaseError, OSError, ValueError) as error:
             cause = " ".join(str(error).partition("Debug source")[0].split())[:_CAUSE_CHARACTERS]
-            raise DepotError(f"{self.url} cannot be used: {cause}") from error
+            kind = UnreachableDepotError if isinstance(error, GenericError) else DepotError
+            raise kind(f"{self.url} cannot be used: {cause}") from error

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 from sqlalchemy import URL
@@ -31,7 +31,7 @@ from tunesafe.failpoints import failpoint
 from tunesafe.store.memory import ALIGNMENT, aligned_memory
 from tunesafe.store.urls import sqlite_path
 
-__all__ = ["PackFolder", "Place", "packs_beside", "sync_folder"]
+__all__ = ["PackFolder", "Packs", "Place", "packs_beside", "sync_folder"]
 
 _MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
 _WRITEBACK_BYTES = 16 << 20
@@ -57,6 +57,39 @@ class Place(NamedTuple):
     num_bytes: int
 
 
+class Packs(Protocol):
+    """Where large bytes are: beside a SQLite file (``PackFolder``), or elsewhere (``DistantPacks``)."""
+
+    @property
+    def least_bytes(self) -> int:
+        """Pieces smaller than this are better kept in the database, as long as they are few [bytes]."""
+        ...
+
+    def write(self, contents: Iterable[memoryview]) -> list[Place]:
+        """See ``PackFolder``."""
+        ...
+
+    def read(self, place: Place, into: memoryview | None = None) -> memoryview:
+        """See ``PackFolder``."""
+        ...
+
+    def present(self, places: Mapping[str, Place]) -> dict[str, Place]:
+        """See ``PackFolder``."""
+        ...
+
+    def free(self, places: Collection[Place], needed: Mapping[str, Collection[Place]]) -> None:
+        """See ``PackFolder``."""
+        ...
+
+    def sweep(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> int:
+        """See ``PackFolder``."""
+        ...
+
+    def left_behind(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> int:
+        """See ``PackFolder``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PackFolder:
     """The packs of one database.
@@ -66,6 +99,11 @@ class PackFolder:
     """
 
     path: Path
+
+    @property
+    def least_bytes(self) -> int:
+        """None are too small: what surrounds them becomes a hole once it is not needed."""
+        return 0
 
     def write(self, contents: Iterable[memoryview]) -> list[Place]:
         """Make bytes durable in a new pack.

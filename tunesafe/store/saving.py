@@ -24,7 +24,7 @@ from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError, translated
 from tunesafe.store.hashing import hashing_ahead
 from tunesafe.store.manifests import Described, describe, views_of
-from tunesafe.store.packs import PackFolder, Place
+from tunesafe.store.packs import Packs, Place
 from tunesafe.store.tables import checkpoints
 
 __all__ = ["Saving", "Surplus", "batches"]
@@ -54,7 +54,7 @@ class Saving:
         self,
         engine: Engine,
         uuid: str,
-        packs: PackFolder | None,
+        packs: Packs | None,
         snapshot: Snapshot,
         *,
         number: int,
@@ -131,7 +131,7 @@ class Saving:
             few.append(content)
         with translated(self._engine.url):
             if self._packs is not None:
-                self._write_pack(self._packs, chain(few, new))
+                self._write_pack(self._packs, _for_pack(self._packs, chain(few, new)))
                 return
             for batch in batches(chain(few, new), _size, blobs.CHUNK_BYTES):
                 with writing(self._engine) as connection:
@@ -139,7 +139,7 @@ class Saving:
                 for _ in batch:
                     failpoint("blob.written")
 
-    def _write_pack(self, packs: PackFolder, contents: Iterable[Content]) -> None:
+    def _write_pack(self, packs: Packs, contents: Iterator[Content]) -> None:
         names: list[str] = []
 
         def views() -> Iterator[memoryview]:
@@ -147,6 +147,10 @@ class Saving:
                 names.append(content.hash)
                 yield content.data
 
+        first = next(contents, None)
+        if first is None:
+            return  # all of it is small
+        contents = chain((first,), contents)
         places = packs.write(views())
         self._places |= zip(names, places, strict=True)
 
@@ -214,6 +218,16 @@ class Saving:
             "weights_only": 0,
         }
         return insert_row(connection, uuid, row, ids.values()), loose, unused
+
+
+def _for_pack(packs: Packs, contents: Iterable[Content]) -> Iterator[Content]:
+    """What goes into a pack; the rest, never more than a transaction's worth, goes with the row that names it."""
+    left = ONE_TRANSACTION_BYTES
+    for content in contents:
+        if _size(content) < packs.least_bytes and _size(content) <= left:
+            left -= _size(content)
+        else:
+            yield content
 
 
 def batches(items: Iterable[_T], size: Callable[[_T], int], most: int) -> Iterator[list[_T]]:

@@ -96,7 +96,7 @@ class Copier:
         token = owner_token(self._engine, self._uuid, self._depot.url)
         found = backups.look_up(self._depot)
         self._check(found and found[0], token)
-        there = {name for folder in (backups.DATABASES, backups.PACKS) for name in self._depot.names(folder)}
+        there = {name for folder in (backups.DATABASES, backups.PACKS) for name in self._names(folder)}
         try:
             named = () if found is None else found[0].packs
             usable = [
@@ -119,6 +119,9 @@ class Copier:
                 self._folder.snapshot.unlink(missing_ok=True)
         num_bytes = pointer.database.num_bytes + sum(each.num_bytes for each in packs)
         return BackupState(self._depot.url, began, pointer.generation, num_bytes)
+
+    def _names(self, folder: str) -> list[str]:
+        return [entry.name for entry in self._depot.entries(folder)]
 
     def _check(self, pointer: Pointer | None, token: str) -> None:
         if pointer is not None and pointer.study != self._uuid:

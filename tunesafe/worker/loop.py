@@ -18,7 +18,7 @@ from tunesafe.errors import Preempted, SpecError
 from tunesafe.failpoints import failpoint
 from tunesafe.seeds import trial_seed
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.store.packs import packs_beside
+from tunesafe.store.depot_urls import packs_of
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lease import LeaseKeeper
 from tunesafe.study.ledger import Ledger
@@ -76,7 +76,8 @@ class Worker:
         self._spec = opened.spec
         self._claimant = Claimant(opened)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
-        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs_beside(opened.engine.url))
+        packs = packs_of(opened.engine.url, opened.row.uuid, opened.spec.blobs)
+        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs)
         self._retainer = Retainer(opened, self._checkpoints, self._watch)
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1

@@ -36,6 +36,7 @@ def study(**changes: Any) -> StudySpec:
         ({"max_failures": 2}, HARMLESS),
         ({"trackers": ["tensorboard"]}, HARMLESS),
         ({"backup": "s3://bucket/small"}, HARMLESS),
+        ({"blobs": "s3://bucket/small"}, BREAKING),
         ({"checkpoint": {"mid_epoch": True, "every": {"seconds": 60}}}, HARMLESS),
         ({"checkpoint": {"every": "auto"}}, HARMLESS),
         ({"disk_limit": "20GB"}, HARMLESS),

@@ -179,7 +179,7 @@ def test_a_fault_is_one_error_with_place_found_value_and_nearest_right_one(
     assert refusal(spoil(old, new), tmp_path) == error
 
 
-@pytest.mark.parametrize("key", ["blobs", "warm_start", "batch_size_rule", "constraints"])
+@pytest.mark.parametrize("key", ["warm_start", "batch_size_rule", "constraints"])
 def test_keys_of_later_versions_are_unknown(key: str, tmp_path: Path) -> None:
     """A file that needs a newer tunesafe does not half work."""
     assert refusal(STUDY + f"{key}: 1\n", tmp_path).startswith(f"study.yaml:38:1: unknown key '{key}'")
