@@ -13,7 +13,7 @@ from typing import Any
 
 from copies import report_of
 from pairs import Comparison, compare
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 import tunesafe
 from tunesafe.contracts import TrialPhase
@@ -99,15 +99,16 @@ def _copy_first(connection: Connection) -> None:
     assert trial["phase"] == TrialPhase.TOLD, "the first trial was not told"
     connection.execute(insert(trials), [_trial_of(trial, number) for number in numbers])
     connection.execute(insert(records), [report_of(report, number) for number in numbers for report in reports])
-    # Every trial has a value of its own, so that the best has to be looked for.
-    connection.execute(update(trials).values(value=trials.c.value + trials.c.number))
 
 
 def _trial_of(trial: Mapping[Any, Any], number: int) -> dict[str, Any]:
-    """Another trial, the same but for its seals."""
+    """Another trial, the same but for its seals and a value of its own: the best has to be looked for."""
     study, original = trial["study"], trial["number"]
+    params = unseal(trial["params_json"], "params", study, original)
+    outcome = unseal(trial["outcome_json"], "outcome", study, original)
+    outcome["value"] += number
     sealed = {
-        f"{kind}_json": seal(unseal(trial[f"{kind}_json"], kind, study, original), kind, study, number)
-        for kind in ("params", "outcome")
+        "params_json": seal(params, "params", study, number),
+        "outcome_json": seal(outcome, "outcome", study, number),
     }
-    return {**trial, **sealed, "number": number, "token": f"{number:032}"}
+    return {**trial, **sealed, "value": outcome["value"], "number": number, "token": f"{number:032}"}
