@@ -58,9 +58,11 @@ def run_study(
         for warning in opened.warnings:
             watch(Notice("event", None, {"event": "storage_warning", "message": warning}))
         left: Left | BaseException
-        with SignalWatch() as signals, SecondPlace(opened, signals, watch):
-            try:
-                left = Worker(opened, trainable, signals, watch, folder).run()
-            except (Preempted, LeaseLostError) as error:
-                left = error
+        with SignalWatch() as signals:
+            worker = Worker(opened, trainable, signals, watch, folder)
+            with SecondPlace(opened, signals, worker.tell):  # what is printed there must not be captured
+                try:
+                    left = worker.run()
+                except (Preempted, LeaseLostError) as error:
+                    left = error
         return result_of(spec, before, claimant.tally(), left)

@@ -78,7 +78,7 @@ class Worker:
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
         packs = packs_of(opened.engine.url, opened.row.uuid, opened.spec.blobs)
         self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs)
-        self._retainer = Retainer(opened, self._checkpoints, self._watch)
+        self._retainer = Retainer(opened, self._checkpoints, self.tell)
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1
         self._number: int | None = None
@@ -93,14 +93,15 @@ class Worker:
         self._patience, self._writing_patience = opened.patience, opened.patience.of_another_thread()
         self._swept_at = -math.inf
         for patience in (self._patience, self._writing_patience):
-            patience.listen(self._watch, self._why_leave)
+            patience.listen(self.tell, self._why_leave)
 
     @property
     def num_signs_of_life(self) -> int:
         """How often user code has come by, or has waited for the database: at every batch, report and checkpoint."""
         return self._keeper.num_checks + self._patience.num_attempts + self._writing_patience.num_attempts
 
-    def _watch(self, notice: Notice) -> None:
+    def tell(self, notice: Notice) -> None:
+        """Tell whoever watches; what that prints is no output of the trial at hand, whichever thread it is."""
         with self._capture.suspended():
             self._observer(notice)
 
@@ -110,7 +111,7 @@ class Worker:
         return self._signals.reason if since is not None and monotonic() - since > self._spec.grace else None
 
     def _echo(self, line: str) -> None:
-        self._watch(Notice("output", self._number, {"text": line}))
+        self.tell(Notice("output", self._number, {"text": line}))
 
     def run(self) -> Left:
         """Claim, run and finish until nothing is left.
@@ -151,7 +152,7 @@ class Worker:
             except (Preempted, SpecError) as ending:
                 self._patience(keeper.renew)
                 self._claimant.release(claim)
-                self._watch(Notice("released", claim.number, {"reason": str(ending)}))
+                self.tell(Notice("released", claim.number, {"reason": str(ending)}))
                 if isinstance(ending, Preempted) and keeper.timed_out and self._signals.reason is None:
                     return Left.TIMED_OUT
                 raise
@@ -185,7 +186,7 @@ class Worker:
             "reports": len(records),
             "examples_seen": 0 if newest is None else newest.position.examples_seen,
         }
-        self._watch(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
+        self.tell(Notice("claimed" if claim.attempt == 1 else "resumed", claim.number, details))
         with (
             Trackers(self._spec.trackers, self._folder / f"{self._spec.name}.runs", claim.number) as trackers,
             self._capture.capturing(),
@@ -198,7 +199,7 @@ class Worker:
                 keeper,
                 claim,
                 records,
-                self._watch,
+                self.tell,
                 trackers,
                 self._patience,
                 writer,
@@ -216,4 +217,4 @@ class Worker:
     def _tell_watcher(self, claim: Claim, outcome: Outcome) -> None:
         kind = {Ending.COMPLETE: "completed", Ending.PRUNED: "pruned", Ending.FAILED: "failed"}[outcome.ending]
         details = {"value": outcome.value, "reason": outcome.reason, "traceback": outcome.traceback}
-        self._watch(Notice(kind, claim.number, details))
+        self.tell(Notice(kind, claim.number, details))
