@@ -157,9 +157,9 @@ class Copier:
                     needed = sum(each.place.num_bytes for each in some)
                     if name in objects and objects[name].num_bytes <= 2 * needed + _WASTE_BYTES:
                         continue
+                    unsure.add(name)  # also one that is gone: it may have been removed just before it was pinned
                     with suppress(FileNotFoundError):
                         objects[name] = self._send(PackObject.sent_by(token, name, needed), some)
-                        unsure.add(name)
                 # Afterwards: bytes become zeros for good, so what is right now was right when it was read.
                 missing = set(backups.damaged_in(self._packs, {n: contents[n] for n in unsure & contents.keys()}))
             self._free(contents)

@@ -256,6 +256,28 @@ def test_bytes_that_vanish_all_the_same_make_the_copy_begin_again(
     assert bench.check_whole() == [cold, new]
 
 
+def test_a_pack_that_is_removed_before_it_is_pinned_makes_the_copy_begin_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial ends between the copy of the database and the pins: what names a lost pack is no whole copy."""
+    old, new = os.urandom(LARGE), os.urandom(LARGE)
+    bench.save(1, old)
+    (pack,) = bench.packs.path.glob("*.pack")
+    copy_database, turns = backups.copy_database, []
+
+    def and_end(source: Path, target: Path) -> None:
+        copy_database(source, target)
+        if not turns:
+            turns.append(1)
+            bench.save(2, new)
+            assert not pack.exists()
+
+    monkeypatch.setattr(backups, "copy_database", and_end)
+    bench.copy()
+    assert turns
+    assert bench.check_whole() == [new]
+
+
 def test_a_study_that_is_damaged_here_is_copied_as_it_is(bench: Bench) -> None:
     """A lost pack is not the end of all copying: the rest is as safe as before."""
     small = b"small and whole"
