@@ -36,7 +36,7 @@ from tunesafe.store.migrations import upgrade
 from tunesafe.store.packs import packs_beside, sync_folder
 from tunesafe.store.parcels import unpack_parcel
 from tunesafe.store.urls import canonical_url, sqlite_path
-from tunesafe.study.copying import OWNING
+from tunesafe.study.copying import owning_event
 
 __all__ = ["Restored", "restore"]
 
@@ -205,7 +205,7 @@ def _take_over(connection: Connection, pointer: Pointer, place: str, damaged: li
     blobs.mark_damaged(connection, [each.blob_id for each in damaged])
     details = {"url": place, "generation": pointer.generation, "from_host": pointer.host, "damaged": len(damaged)}
     append_event(connection, pointer.study, Event("restored", None, {**details, "on": socket.gethostname()}))
-    append_event(connection, pointer.study, Event(OWNING, None, {"url": place, "owner": pointer.owner}))
+    append_event(connection, pointer.study, owning_event(pointer.study, place, pointer.owner))
 
 
 def _study_file(row: studies.StudyRow, place: str, directory: Path) -> tuple[str, Path, bool]:

@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_when_event_set, wait_exponential
 
 from tunesafe.contracts import Event, Notice
 from tunesafe.errors import StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.backup_state import BackupState, backups_beside
 from tunesafe.store.depot_urls import open_depot
-from tunesafe.store.depots import DepotError
 from tunesafe.store.engine import writing
 from tunesafe.store.events import append_event, newest_event_of
 from tunesafe.study.copying import Copier, PlaceLostError
@@ -57,7 +56,7 @@ class SecondPlace:
         self._opened, self._signals, self._watch = opened, signals, watch
         self._closing, self._abandoned, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._state: BackupState | None = None
-        self._fails = False
+        self._fails = self._given_up = False
         backup, self._folder = opened.spec.backup, backups_beside(opened.engine.url, opened.row.uuid)
         self._thread: threading.Thread | None = None
         if backup is not None and self._folder is not None:
@@ -95,7 +94,7 @@ class SecondPlace:
                 deadline = min(deadline, max(since + spec.grace, began + _LEAST_SECONDS))
             if time.monotonic() > deadline:
                 return False
-        return True
+        return not self._given_up
 
     # ------------------------------------------------------------------ in the thread
 
@@ -108,7 +107,15 @@ class SecondPlace:
                 last = False
                 while not last:
                     last = self._closing.is_set()
-                    self._patiently(copier)
+                    try:
+                        self._patiently(copier)
+                    except PlaceLostError:
+                        raise
+                    # Once more, at the end of the run.
+                    except Exception as error:
+                        if last or self._abandoned.is_set():
+                            raise
+                        self._failed(error)
                     self._closing.wait(self._every)
         except PlaceLostError as error:
             self._lost(error)
@@ -116,13 +123,14 @@ class SecondPlace:
         except Exception as error:  # noqa: BLE001
             if not self._abandoned.is_set():
                 self._failed(error)
+            self._given_up = True
         finally:
             self._ended.set()
 
     def _patiently(self, copier: Copier) -> None:
         """Make one copy, however long it takes; none if another process does."""
         retrying = Retrying(
-            retry=retry_if_exception_type((DepotError, StorageError, OSError)),
+            retry=retry_if_exception(self._may_pass),
             # Without jitter: that would come from the generator of the user's code.
             wait=wait_exponential(_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
             stop=stop_when_event_set(self._abandoned),
@@ -131,6 +139,12 @@ class SecondPlace:
             reraise=True,
         )
         retrying(self._copy, copier)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """What nobody has thought of may pass, too, but the end of a run does not wait for it."""
+        if isinstance(error, (StorageError, OSError)):
+            return True
+        return isinstance(error, Exception) and not isinstance(error, PlaceLostError) and not self._closing.is_set()
 
     def _copy(self, copier: Copier) -> None:
         if not copier.take():
@@ -157,6 +171,8 @@ class SecondPlace:
 
     def _failed(self, error: BaseException) -> None:
         why = str(error).partition("\n")[0]
+        if not isinstance(error, (TunesafeError, OSError)):
+            why = f"{type(error).__name__}: {why}"
         before = self._state or BackupState(self._url)
         self._state = replace(before, failing_since=before.failing_since or time.time(), why=why)
         self._keep_state(self._state)

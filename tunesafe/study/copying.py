@@ -32,10 +32,11 @@ from tunesafe.store.engine import read_only_engine, reading, writing
 from tunesafe.store.events import append_event, newest_event_of
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.parcels import blocks_of, read_parcel
+from tunesafe.store.sealing import row_intact, seal, unseal
 from tunesafe.store.studies import StudyRow
 from tunesafe.store.urls import sqlite_path
 
-__all__ = ["OWNING", "Copier", "PlaceLostError", "owner_token", "refuse_taken_place"]
+__all__ = ["OWNING", "Copier", "PlaceLostError", "owner_token", "owning_event", "refuse_taken_place"]
 
 OWNING = "backup_begun"
 """The event that gives the study on this machine a token of its own; the newest counts."""
@@ -91,6 +92,7 @@ class Copier:
             PlaceLostError: The place belongs to somebody else.
             DepotError: It cannot be used at the moment.
             StorageError, OSError: The study cannot be read, or nothing can be written beside it.
+            DamagedError: Nobody can say whether the place is this study's.
         """
         began = time.time()
         token = owner_token(self._engine, self._uuid, self._depot.url)
@@ -230,14 +232,27 @@ def owner_token(engine: Engine, uuid: str, url: str) -> str:
 
     Raises:
         StorageError: If the database cannot be read or written.
+        DamagedError: If it is no longer what was written.
     """
     with writing(engine) as connection:
         newest = newest_event_of(connection, uuid, OWNING)
         if newest is not None:
-            return str(newest.details["owner"])
+            with row_intact(f"Event {OWNING!r}, which says whose the second place is,"):
+                return str(unseal(newest.details["owner"], OWNING, uuid)["owner"])
         token = uuid4().hex
-        append_event(connection, uuid, Event(OWNING, None, {"url": url, "owner": token}))
+        append_event(connection, uuid, owning_event(uuid, url, token))
     return token
+
+
+def owning_event(uuid: str, url: str, token: str) -> Event:
+    """What makes a token the study's: the one event that decides something, and therefore carries a seal.
+
+    Args:
+        uuid: The study.
+        url: The second place.
+        token: What the study's copy on this machine is known by there.
+    """
+    return Event(OWNING, None, {"url": url, "owner": seal({"owner": token}, OWNING, uuid)})
 
 
 def refuse_taken_place(spec: StudySpec) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.study.studies import opened
 from tunesafe.contracts import Event, Notice
-from tunesafe.errors import StorageError
+from tunesafe.errors import DamagedError, StorageError
 from tunesafe.executors.second_place import SecondPlace
 from tunesafe.store import backups
 from tunesafe.store.backup_state import backups_beside
@@ -101,7 +101,11 @@ def test_without_the_key_nothing_is_done(sqlite_url: str, tmp_path: Path, watche
     assert list(tmp_path.glob("*.backup")) == []
 
 
-@pytest.mark.parametrize("error", [DepotError("the place is away"), StorageError("locked"), OSError("disk")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [DepotError("the place is away"), StorageError("locked"), OSError("disk"), KeyError("a surprise")],
+    ids=repr,
+)
 def test_a_failure_is_told_once_and_so_is_its_end(
     error: Exception, sqlite_url: str, place: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +148,21 @@ def test_a_place_that_belongs_to_another_is_left_alone_for_good(sqlite_url: str,
             assert state is not None
             assert state.lost
     assert (place / backups.POINTER).read_bytes() == taken
+
+
+def test_what_never_passes_does_not_keep_the_end_waiting_and_is_told(
+    sqlite_url: str, place: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged row is one: the copy before stays, and the end of the run says so."""
+
+    def failing(depot: object) -> object:
+        raise DamagedError("a row is damaged")
+
+    monkeypatch.setattr(backups, "look_up", failing)
+    with opened(sqlite_url, backup={"url": str(place), "every": "1d"}, storage_timeout="1d") as study:
+        with SignalWatch() as signals, SecondPlace(study, signals, watched):
+            watched.wait_for("backup_failed")
+        assert watched.kinds == ["backup_failed", "backup_unfinished"]
 
 
 def test_a_last_copy_that_takes_too_long_is_left_and_told(

@@ -12,8 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.unit.store.samples import claimed_study, snapshot
-from tunesafe.contracts import Event
-from tunesafe.errors import SpecError, StorageError
+from tunesafe.errors import DamagedError, SpecError, StorageError
 from tunesafe.store import backups, studies
 from tunesafe.store.backup_state import BackupFolder, backups_beside
 from tunesafe.store.backups import POINTER, PackObject, Pointer
@@ -25,7 +24,7 @@ from tunesafe.store.folders import FolderDepot
 from tunesafe.store.migrations import upgrade
 from tunesafe.store.packs import PackFolder, packs_beside
 from tunesafe.store.parcels import unpack_parcel
-from tunesafe.study.copying import OWNING, Copier, PlaceLostError, owner_token, refuse_taken_place
+from tunesafe.study.copying import OWNING, Copier, PlaceLostError, owner_token, owning_event, refuse_taken_place
 
 LARGE = 2 << 20
 
@@ -342,7 +341,7 @@ def test_what_a_lost_owner_has_sent_for_a_later_copy_is_not_taken_for_whole(benc
     bench.depot = FolderDepot(bench.depot.path)
     bench.open(tmp_path / "restored", bench.uuid)
     with writing(bench.engine) as connection:
-        append_event(connection, bench.uuid, Event(OWNING, None, {"url": "place", "owner": "b" * 32}))
+        append_event(connection, bench.uuid, owning_event(bench.uuid, "place", "b" * 32))
     assert bench.copy().packs == before.packs
     assert bench.check_whole() == [cold, hot]
 
@@ -401,6 +400,24 @@ def test_the_token_of_a_study_is_made_once(bench: Bench) -> None:
     """It is in the database: whoever has that is the study."""
     tokens = {owner_token(bench.engine, bench.uuid, "place") for _ in range(3)}
     assert len(tokens) == 1
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", "garbage", "a digit"])
+def test_a_damaged_token_is_named_and_moves_nobody_out(bench: Bench, damage: str) -> None:
+    """One changed digit would be another owner's, and the study would seem to go on elsewhere."""
+    before = bench.copy()
+    owner = before.owner
+    other = owner[:-1] + ("0" if owner[-1] != "0" else "1")
+    query = f"SET details_json = {'replace(details_json, :old, :new)' if damage == 'a digit' else ':new'}"
+    values = {"old": owner, "new": other} if damage == "a digit" else {"new": damage}
+    with writing(bench.engine) as connection:
+        assert connection.execute(
+            text(f"UPDATE tunesafe_events {query} WHERE kind = '{OWNING}'"),
+            values,
+        ).rowcount
+    with bench.copier() as copier, pytest.raises(DamagedError, match="whose the second place is"):
+        copier.copy()
+    assert bench.pointer == before
 
 
 def test_a_new_study_is_refused_where_another_ones_backup_is(bench: Bench) -> None:
