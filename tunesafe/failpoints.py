@@ -63,6 +63,7 @@ FAILPOINTS: dict[str, str] = {
     "fetch.verified": "the whole study is fetched and verified, nothing is in its place",
     "fetch.moving": "one more part of it is about to be moved to its place",
     "fetch.moved": "all of it is in its place",
+    "fetch.cleaned": "the folder it was fetched to is gone, the list of what was fetched is there",
 }
 """Every failpoint and where it stands. The crash matrix kills at each of them."""
 

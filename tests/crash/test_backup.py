@@ -147,7 +147,7 @@ def test_a_restore_that_is_killed_is_done_by_the_same_command(kill: Kill, machin
     folder = study.folder.with_name("elsewhere")
     ended = machines.restore(folder, failpoint=kill.failpoint, passing=kill.passing)
     assert ended.code == SIGKILLED, ended.output
-    assert (folder / "study.yaml").exists() == (kill.failpoint == "fetch.moved")
+    assert (folder / "study.yaml").exists() == (kill.failpoint in ("fetch.moved", "fetch.cleaned"))
     again = machines.restore(folder)
     assert again.code == 0, again.output
     assert not list(folder.glob(".*"))

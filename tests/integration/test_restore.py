@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +14,13 @@ import pytest
 
 from tests.integration.cli_project import STUDY, TRAIN, tunesafe, write_project
 from tests.s3 import SECRET
+from tunesafe.api import restoring
+from tunesafe.errors import StorageError
 from tunesafe.spec import load_spec
 from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.backups import POINTER
 from tunesafe.store.depot_urls import open_depot
+from tunesafe.store.depots import Depot
 from tunesafe.store.engine import open_engine, reading
 from tunesafe.store.studies import find_study
 from tunesafe.study.copying import Copier
@@ -113,6 +118,7 @@ def test_what_cannot_be_restored_is_one_message_and_changes_nothing(tmp_path: Pa
         ("old", "new", 3, "There is no backup in"),
         ("none/such", "new", 3, "There is no backup in"),
         ("ftp://host/place", "new", 2, "is not a place tunesafe can copy to"),
+        ("place", "old/study.yaml/new", 2, "cannot be used"),
     ):
         run = tunesafe("restore", url, folder, cwd=tmp_path)
         assert (run.code, words in run.err) == (code, True), run.err
@@ -126,6 +132,58 @@ def test_what_cannot_be_restored_is_one_message_and_changes_nothing(tmp_path: Pa
     assert run.code == 4
     assert "is not what was written" in run.err
     assert list((tmp_path / "new").iterdir()) == []
+    assert json.loads((tmp_path / "place" / POINTER).read_bytes())["owner"] == json.loads(before)["owner"]
+
+
+def test_a_place_that_cannot_be_fetched_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk here: the machine it came from, if it is alive, copies on; unless another has the place by now."""
+    copied(tmp_path / "old", str(tmp_path / "place"))
+    pointer = tmp_path / "place" / POINTER
+    before = json.loads(pointer.read_bytes())
+    seen: list[str] = []
+
+    def full(depot: Depot, *rest: object) -> None:
+        seen.append(json.loads(pointer.read_bytes())["owner"])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(restoring, "_fetch", full)
+    with pytest.raises(StorageError, match=r"No space left.*unharmed"):
+        restoring.restore(str(tmp_path / "place"), tmp_path / "new")
+    after = json.loads(pointer.read_bytes())
+    assert seen != [before["owner"]]
+    assert after.pop("generation") == before.pop("generation") + 2
+    assert after == before
+    assert list((tmp_path / "new").iterdir()) == []
+
+    def full_and_taken(depot: Depot, *rest: object) -> None:
+        pointer.write_text(json.dumps({**before, "generation": 9, "owner": "another"}))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(restoring, "_fetch", full_and_taken)
+    with pytest.raises(StorageError):
+        restoring.restore(str(tmp_path / "place"), tmp_path / "new")
+    assert json.loads(pointer.read_bytes())["owner"] == "another"
+
+
+def test_a_restore_that_ends_in_its_last_clean_up_is_ended_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of its own folder is gone by then."""
+    copied(tmp_path / "old", str(tmp_path / "place"))
+    remove = shutil.rmtree
+
+    def remove_some(folder: Path, ignore_errors: bool = False) -> None:
+        if folder.exists():
+            remove(folder / "contents")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove_some)
+        with pytest.raises(KeyboardInterrupt):
+            restoring.restore(str(tmp_path / "place"), tmp_path / "new")
+    restored = restoring.restore(str(tmp_path / "place"), tmp_path / "new")
+    assert restored.study_file.exists()
+    assert list((tmp_path / "new").glob(".*")) == []
 
 
 def test_a_fresh_start_where_a_backup_lies_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A study brought back from its second place, on a machine that has nothing but tunesafe.
 
-The place is claimed first: from then on nothing in it changes, and the machine it came from, should
-it still be alive, copies nothing there any more. Everything is fetched and verified in a folder of
-its own inside the new one, and moved to its place last, the study file after all else: what is
-interrupted is done again, or to its end, by the same command.
+The place is claimed before anything is fetched: from then on nothing in it changes, and the machine
+it came from, should it still be alive, copies nothing there any more; if fetching fails, the place is
+given back. Everything is fetched and verified in a folder of its own inside the new one, and moved to
+its place last, the study file after all else: what is interrupted is done again, or to its end, by
+the same command.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from tunesafe.study.copying import owning_event
 
 __all__ = ["Restored", "restore"]
 
-_STAGING, _MOVES, _STUDY_FILE = ".restoring", "moves.json", "study.yaml"
+_STAGING, _COMPLETE, _STUDY_FILE = ".restoring", ".restoring.json", "study.yaml"
+"""Where it is fetched to; what says that all of it was, from then until all is in its place."""
 _CLAIM_ATTEMPTS = 5
 
 
@@ -79,58 +81,125 @@ def restore(url: str, directory: Path, tell: Callable[[str], None] = lambda line
 
     Raises:
         SpecError: If URL or folder will not do.
-        StorageError: If there is no backup, or the place cannot be reached.
+        StorageError: If there is no backup, the place cannot be reached, or the disk fails.
         DamagedError: If the copy of the database is not what was written.
         MissingExtraError: If the library for the place is not installed.
     """
     place = resolve_place(url, Path.cwd())
     depot, directory = open_depot(place), directory.absolute()
-    staging = directory / _STAGING
-    _refuse_used(directory, staging)
-    if (staging / _MOVES).exists():
-        tell("going on with what was interrupted")
-        return _move(directory, staging)
-    shutil.rmtree(staging, ignore_errors=True)
-    pointer = _claim(depot)
-    failpoint("fetch.claimed")
-    tell(f"study {pointer.name!r} as of {time.time() - pointer.at:.0f} s ago, from {pointer.host}")
-    directory.mkdir(parents=True, exist_ok=True)
-    staging.mkdir()
+    staging, complete = directory / _STAGING, directory / _COMPLETE
+    with _usable(directory):
+        if _is_complete(directory):
+            tell("going on with what was interrupted")
+        else:
+            _look(depot)  # before a folder is made for nothing
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+    if not complete.exists():
+        with _claimed(depot, staging, complete, tell) as pointer, _writable(directory):
+            failpoint("fetch.claimed")
+            tell(f"study {pointer.name!r} as of {time.time() - pointer.at:.0f} s ago, from {pointer.host}")
+            restored = _fetch(depot, pointer, place, directory, staging, tell)
+            _write(staging / _COMPLETE, json.dumps(_as_json(restored)))
+            sync_folder(staging)
+            (staging / _COMPLETE).rename(complete)
+            sync_folder(directory)
+        failpoint("fetch.verified")
+    with _writable(directory):
+        return _move(directory, staging, complete)
+
+
+@contextmanager
+def _usable(directory: Path) -> Iterator[None]:
     try:
-        restored = _fetch(depot, pointer, place, directory, staging, tell)
-        _write(staging / _MOVES, json.dumps(_as_json(restored)))
+        yield
+    except OSError as error:
+        raise SpecError(
+            f"The folder {directory} cannot be used: {error}. Nothing was fetched, and the second place was not taken "
+            "over. Name another, or make this one writable."
+        ) from error
+
+
+@contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The study cannot be written to {directory}: {error}. What is in the second place is unharmed. Give the "
+            "same command again when the disk is well, or name another folder."
+        ) from error
+
+
+def _is_complete(directory: Path) -> bool:
+    """Whether all was fetched, and is only to be moved.
+
+    Raises:
+        SpecError: If the folder is used for something else.
+        OSError: If it cannot be read.
+    """
+    if not directory.exists():
+        return False
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else None
+    if names is not None and _COMPLETE in names:
+        return True
+    if names is None or not names <= {_STAGING}:
+        raise SpecError(f"{directory} is not an empty folder. Nothing was changed or fetched. Name another.")
+    return False
+
+
+@contextmanager
+def _claimed(depot: Depot, staging: Path, complete: Path, tell: Callable[[str], None]) -> Iterator[Pointer]:
+    """Own the place; if the block fails, as if nothing had been tried."""
+    former: Pointer | None = None
+    try:
+        former, pointer = _claim(depot)
+        yield pointer
     except BaseException:
+        with suppress(OSError):
+            complete.unlink(missing_ok=True)
+            if former is not None and not _give_back(depot, former, pointer):
+                tell(f"{depot.url} could not be given back: {former.host} copies nothing there until it is restored")
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    sync_folder(staging)
-    failpoint("fetch.verified")
-    return _move(directory, staging)
 
 
-def _refuse_used(directory: Path, staging: Path) -> None:
-    if not directory.exists() or (directory.is_dir() and (staging / _MOVES).exists()):
-        return
-    if not directory.is_dir() or any(path != staging for path in directory.iterdir()):
-        raise SpecError(f"{directory} is not an empty folder. Nothing was changed or fetched. Name another.")
-
-
-def _claim(depot: Depot) -> Pointer:
-    """Make the copy that counts ours; the machine it came from finds out when it next wants to write."""
-    for _ in range(_CLAIM_ATTEMPTS):
+def _give_back(depot: Depot, former: Pointer, claimed: Pointer) -> bool:
+    """Make the copy its former owner's again, unless it is another's by now; ``False`` if nobody knows."""
+    with suppress(StorageError, ConflictError):
         found = backups.look_up(depot)
-        if found is None:
-            raise StorageError(
-                f"There is no backup in {depot.url}. Nothing was changed. Check the address: it is the one that the "
-                "study file names as backup."
-            )
-        pointer, version = found
+        if found is not None and found[0].owner == claimed.owner:
+            returned = replace(former, generation=claimed.generation + 1)
+            depot.replace(backups.POINTER, returned.to_bytes(), found[1])
+        return True
+    return False
+
+
+def _look(depot: Depot) -> tuple[Pointer, object]:
+    found = backups.look_up(depot)
+    if found is None:
+        raise StorageError(
+            f"There is no backup in {depot.url}. Nothing was changed. Check the address: it is the one that the "
+            "study file names as backup."
+        )
+    return found
+
+
+def _claim(depot: Depot) -> tuple[Pointer, Pointer]:
+    """Make the copy that counts ours; the machine it came from finds out when it next wants to write.
+
+    Returns:
+        The pointer as it was, and as it is.
+    """
+    for _ in range(_CLAIM_ATTEMPTS):
+        pointer, version = _look(depot)
         claimed = replace(pointer, generation=pointer.generation + 1, owner=uuid4().hex, taken_by=socket.gethostname())
         with suppress(ConflictError):
             depot.replace(backups.POINTER, claimed.to_bytes(), version)
-            return claimed
+            return pointer, claimed
         again = backups.look_up(depot)
         if again is not None and again[0].owner == claimed.owner:  # the answer was lost
-            return claimed
+            return pointer, claimed
     raise StorageError(f"{depot.url} is being written to all the time. Nothing was changed. Try again.")
 
 
@@ -237,19 +306,24 @@ def _resolved(url: str, directory: Path) -> str | None:
 def _is_inside(path: str) -> bool:
     """Whether a source file belongs into the study's folder; paths come from the database, whatever they say."""
     parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and ".." not in parts and parts[0] != _STAGING
+    return bool(parts) and not path.startswith("/") and ".." not in parts and parts[0] not in (_STAGING, _COMPLETE)
 
 
-def _move(directory: Path, staging: Path) -> Restored:
+def _move(directory: Path, staging: Path, complete: Path) -> Restored:
     """Move what is complete to its place, the study file last; whatever is there already was moved before."""
     contents = staging / "contents"
-    restored = _from_json(json.loads((staging / _MOVES).read_text(encoding="utf-8")), directory)
-    for path in sorted(contents.iterdir(), key=lambda path: (path.name == _STUDY_FILE, path.name)):
+    restored = _from_json(json.loads(complete.read_text(encoding="utf-8")), directory)
+    left = contents.iterdir() if contents.exists() else ()  # the last thing one before did may be to remove it
+    for path in sorted(left, key=lambda path: (path.name == _STUDY_FILE, path.name)):
         failpoint("fetch.moving")
         path.rename(directory / path.name)
     sync_folder(directory)
     failpoint("fetch.moved")
-    shutil.rmtree(staging)
+    if staging.exists():
+        shutil.rmtree(staging)
+        sync_folder(directory)
+    failpoint("fetch.cleaned")
+    complete.unlink()
     return restored
 
 
