@@ -53,9 +53,13 @@ def connector(url: URL, *, connect_seconds: int, silence_seconds: int, lock_seco
 
     def connect() -> Any:
         connection = impatient.connect(*words, autocommit=True, **options)
-        connection.silence_seconds = silence_seconds
-        connection.execute(statements)
-        connection.autocommit = False
+        try:
+            connection.silence_seconds = silence_seconds
+            connection.execute(statements)
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     return connect

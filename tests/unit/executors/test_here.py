@@ -17,7 +17,7 @@ from tunesafe.store.folders import FolderDepot
 LIMIT_SECONDS = 20
 
 
-@pytest.mark.timeout(3 * LIMIT_SECONDS)  # one that fails here hangs for ever
+@pytest.mark.timeout(4 * LIMIT_SECONDS, method="thread")  # one that fails here hangs for ever, signals or not
 def test_a_watcher_may_print_what_the_second_place_says_while_a_trial_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
