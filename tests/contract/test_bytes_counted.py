@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
-import pytest
 from sqlalchemy import Engine
 
-from tests.unit.store.samples import claimed_study, open_ready, snapshot
+from tests.unit.store.samples import claimed_study, snapshot
 from tunesafe.store import blobs, inventory
 from tunesafe.store.blobs import StoredBytes
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import read_only_engine, reading, writing
-from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.hashing import content_hash
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.tables import blob_chunks
 
 LARGE = 3 << 20
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with our tables, of every kind in turn."""
-    with first_open_lock(database_url):
-        engine = open_ready(database_url)
-    yield engine
-    engine.dispose()
 
 
 def test_what_was_counted_is_what_is_freed(engine: Engine) -> None:

@@ -17,7 +17,6 @@ from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.depot_urls import packs_of
 from tunesafe.store.depots import UnreachableDepotError
 from tunesafe.store.distant_packs import DistantPacks
-from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.folders import FolderDepot
 from tunesafe.store.packs import PackFolder, Packs, Place
 from tunesafe.study.patience import Patience
@@ -97,15 +96,6 @@ def test_a_wrong_place_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
     assert packs is not None
     with pytest.raises(StorageError, match="does not hold the checkpoints of this study"):
         packs.read(Place("0" * 32, 0, 100))
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with our tables, of every kind in turn."""
-    with first_open_lock(database_url):
-        engine = open_ready(database_url)
-    yield engine
-    engine.dispose()
 
 
 def test_a_state_elsewhere_is_whole_or_not_there_on_every_database(engine: Engine, tmp_path: Path) -> None:

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.unit.store.samples import COMPLETE, ELSEWHERE, LEASE, claim, claimed_study, new_study, open_ready, snapshot
+from tests.unit.store.samples import COMPLETE, ELSEWHERE, LEASE, claim, claimed_study, new_study, snapshot
 from tunesafe.store import claims, inventory
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading, writing
-from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.migrations import SCHEMA_VERSION, schema_version, upgrade
 from tunesafe.store.packs import packs_beside
 from tunesafe.study.patience import Patience
 
 WEIGHTS = {1}
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with our tables, of every kind in turn."""
-    with first_open_lock(database_url):
-        engine = open_ready(database_url)
-    yield engine
-    engine.dispose()
 
 
 def test_weights_stay_whole_and_the_rest_returns(engine: Engine) -> None:

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,6 @@ from tests.unit.store.samples import (
     claim,
     claimed_study,
     new_study,
-    open_ready,
     record,
     snapshot,
 )
@@ -42,20 +41,10 @@ from tunesafe.store import blobs, claims, events, logs, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import database_now, read_only_engine, reading, writing
-from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
 
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with our tables, of every kind in turn."""
-    with first_open_lock(database_url):
-        engine = open_ready(database_url)
-    yield engine
-    engine.dispose()
 
 
 def test_a_study_keeps_what_is_settled_first_and_counts_the_time_it_lived(engine: Engine) -> None:

@@ -33,6 +33,7 @@ from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.depots import ConflictError, Depot
 from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.events import append_event
+from tunesafe.store.hashing import file_hash
 from tunesafe.store.migrations import upgrade
 from tunesafe.store.packs import packs_beside, sync_folder
 from tunesafe.store.parcels import unpack_parcel
@@ -350,7 +351,7 @@ def _save(blocks: Iterator[bytes], file: Path) -> str:
         target.writelines(blocks)
         target.flush()
         os.fsync(target.fileno())
-    return backups.file_hash(file)
+    return file_hash(file)
 
 
 def _write(file: Path, text: str) -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from blake3 import blake3
 from sqlalchemy import Connection, select, update
 
 from tunesafe.contracts import TrialPhase
@@ -41,7 +40,6 @@ __all__ = [
     "copy_database",
     "damaged_in",
     "end_leases",
-    "file_hash",
     "look_up",
     "packed",
 ]
@@ -51,7 +49,6 @@ _FORMAT = 1
 _PACK_OBJECT = re.compile(PACKS + r"/(?P<pack>[0-9a-f]{32})\.(?P<size>[0-9]{1,18})\.(?P<sender>[0-9a-f]{1,12})")
 _SENDER_DIGITS = 12
 _BUSY_SECONDS = 60
-_BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +206,6 @@ def copy_database(source: Path, target: Path) -> None:
             reading.backup(writing, pages=-1)
     except sqlite3.Error as error:
         raise StorageError(f"The database {source} cannot be copied: {error}. It is unharmed.") from error
-
-
-def file_hash(file: Path) -> str:
-    """The name of a file's bytes, as ``content_hash`` would give it; of any size."""
-    digest = blake3()
-    with file.open("rb") as source:
-        while block := source.read(_BLOCK_BYTES):
-            digest.update(block)
-    return f"blake3:{digest.hexdigest()}"
 
 
 def end_leases(connection: Connection) -> None:

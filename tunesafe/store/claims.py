@@ -30,6 +30,7 @@ __all__ = [
     "claimable",
     "count_death",
     "count_phases",
+    "ending_of",
     "find_token",
     "held",
     "is_takeable",
@@ -363,6 +364,12 @@ def owner_of(row: Any) -> Owner | None:
         return None if row.owner_json is None else Owner(**jsontext.load(row.owner_json))
     except (ValueError, TypeError):
         return None
+
+
+def ending_of(value: Any) -> Ending:
+    """A column's ending; errors as ``phase_of``."""
+    with row_intact("A trial"):
+        return Ending(value)
 
 
 def phase_of(value: Any) -> TrialPhase:

@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
-from tunesafe.contracts import Ending, Event, Owner, Parameter, TrialPhase
+from tunesafe.contracts import Ending, Event, Outcome, Owner, Parameter, TrialPhase
 from tunesafe.errors import SpecError
-from tunesafe.store.claims import outcome_of, owner_of, params_of, phase_of
+from tunesafe.store.claims import ending_of, outcome_of, owner_of, params_of, phase_of
 from tunesafe.store.engine import database_now
 from tunesafe.store.events import events_of
 from tunesafe.store.sealing import real, row_intact, whole
@@ -117,8 +117,7 @@ def summarise(connection: Connection, name: str, *, num_events: int = 10) -> Stu
         count, resumed, attempts, examples = (int(value) for value in sums)
         phases[phase_of(phase)] += count
         if ending is not None and phase != TrialPhase.HELD:
-            with row_intact("A trial"):
-                endings[Ending(ending)] += count
+            endings[ending_of(ending)] += count
         num_resumed += resumed
         num_attempts += attempts
         examples_seen += examples
@@ -151,23 +150,22 @@ def _best(connection: Connection, study: StudyRow) -> BestTrial | None:
     rows = list(connection.execute(query))
     for row in rows:
         if not (isinstance(row.outcome_json, str) and f'"value": {row.value!r},' in row.outcome_json):
-            _value(row)
+            _outcome(row)
     if not rows:
         return None
     sign = 1 if study.direction == "minimize" else -1
     row = min(rows, key=lambda row: sign * row.value)
-    value = _value(row)
     params = params_of(row) if row.params_json else {}
-    return BestTrial(row.number, value, params, outcome_of(row).selected_virtual_epoch)
+    return BestTrial(row.number, row.value, params, _outcome(row).selected_virtual_epoch)
 
 
-def _value(row: Any) -> float:
-    """The objective's value of a complete trial, the same in both of its places."""
-    value = outcome_of(row).value
+def _outcome(row: Any) -> Outcome:
+    """How a complete trial ended; its value is the same in both of its places."""
+    outcome = outcome_of(row)
     with row_intact(f"Trial {row.number}"):
-        if value is None or value != row.value:
-            raise ValueError(f"its value is {row.value} in one place and {value} in another")
-    return value
+        if outcome.value is None or outcome.value != row.value:
+            raise ValueError(f"its value is {row.value} in one place and {outcome.value} in another")
+    return outcome
 
 
 def _active(connection: Connection, uuid: str, now: float) -> list[ActiveTrial]:

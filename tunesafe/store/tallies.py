@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, exists, func, select
 
 from tunesafe.contracts import Ending, TrialPhase
-from tunesafe.store.sealing import row_intact
+from tunesafe.store.claims import ending_of, phase_of
 from tunesafe.store.tables import checkpoints, events, records, trials
 
 __all__ = ["any_progress", "best_numbers", "count_by_standing", "count_events", "highest_begun"]
@@ -20,9 +20,8 @@ def count_by_standing(connection: Connection, uuid: str) -> dict[str, int]:
     )
     tally: dict[str, int] = {}
     for phase, ending, number in connection.execute(query):
-        with row_intact("A trial"):
-            standing = TrialPhase(phase)
-            key = str(Ending(ending)) if standing is TrialPhase.TOLD else str(standing)
+        standing = phase_of(phase)
+        key = str(ending_of(ending) if standing is TrialPhase.TOLD else standing)
         tally[key] = tally.get(key, 0) + number
     return tally
 

@@ -30,6 +30,7 @@ from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.depots import ConflictError, Depot, DepotError
 from tunesafe.store.engine import read_only_engine, reading, writing
 from tunesafe.store.events import append_event, newest_event_of
+from tunesafe.store.hashing import file_hash
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.parcels import blocks_of, read_parcel
 from tunesafe.store.sealing import row_intact, seal, unseal
@@ -201,7 +202,7 @@ class Copier:
     def _pointer(self, before: Pointer | None, token: str, packs: Collection[PackObject], began: float) -> Pointer:
         snapshot = self._folder.snapshot
         database = backups.DatabaseCopy(
-            f"{backups.DATABASES}/{uuid4().hex}.db", backups.file_hash(snapshot), snapshot.stat().st_size
+            f"{backups.DATABASES}/{uuid4().hex}.db", file_hash(snapshot), snapshot.stat().st_size
         )
         return Pointer(
             generation=1 + (0 if before is None else before.generation),

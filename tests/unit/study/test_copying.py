@@ -21,6 +21,7 @@ from tunesafe.store.depots import DepotError
 from tunesafe.store.engine import open_engine, read_only_engine, reading, writing
 from tunesafe.store.events import append_event
 from tunesafe.store.folders import FolderDepot
+from tunesafe.store.hashing import file_hash
 from tunesafe.store.migrations import upgrade
 from tunesafe.store.packs import PackFolder, packs_beside
 from tunesafe.store.parcels import unpack_parcel
@@ -103,7 +104,7 @@ class Bench:
         blocks = self.depot.blocks(pointer.database.name)
         assert blocks is not None
         database.write_bytes(b"".join(blocks))
-        assert backups.file_hash(database) == pointer.database.hash
+        assert file_hash(database) == pointer.database.hash
         packs = PackFolder(folder / "copy.db.packs")
         packs.path.mkdir()
         for name in pointer.packs:
