@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import delete
 
 from tests.golden import make_schema_1
-from tunesafe.store import saving, tables
+from tunesafe.store import tables
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, writing
 from tunesafe.store.packs import packs_beside
@@ -26,8 +26,7 @@ def make(path: Path) -> None:
             connection.execute(delete(table))
         claimed = tables.trials.update().where(tables.trials.c.number == 0)
         connection.execute(claimed.values(fence=1))
-    saving.ONE_TRANSACTION_BYTES = 0
-    store = CheckpointStore(engine, make_schema_1.STUDY, packs_beside(engine.url))
+    store = CheckpointStore(engine, make_schema_1.STUDY, packs_beside(engine.url), small_bytes=0)
     store.save(make_schema_1.SNAPSHOT, number=0, fence=1)
     engine.dispose()
 

@@ -9,39 +9,35 @@ names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesafe.store.engine import clock
 from tunesafe.store.faults import TransientStorageError
-from tunesafe.store.hashing import Buffer, is_named
-from tunesafe.store.memory import ALIGNMENT, aligned_memory
-from tunesafe.store.packs import Packs, Place
+from tunesafe.store.packs import Place
 from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
 
 __all__ = [
     "CHUNK_BYTES",
     "Content",
     "Gone",
+    "Known",
     "StoredBytes",
-    "Wanted",
     "chunkless",
     "delete_chunks",
     "delete_unreferenced",
-    "find_blobs",
-    "find_intact",
-    "lock_intact",
+    "find_known",
+    "groups",
+    "lock_known",
     "mark_damaged",
     "needed_places",
     "orphans",
-    "read_intact",
+    "place_of",
     "write_blobs",
 ]
 
@@ -49,8 +45,15 @@ CHUNK_BYTES = 4 << 20
 """Size of a chunk: MariaDB's default packet is 16 MiB, and escaping can double zeros."""
 _IDS_AT_ONCE = 500
 _READERS = min(os.cpu_count() or 1, 4)
-_NOWHERE: Mapping[str, Place] = MappingProxyType({})
 _T = TypeVar("_T")
+
+# Made once: to put one of these together takes as long as to run it.
+_KNOWN = select(blobs.c.hash, blobs.c.blob_id, blobs.c.intact).where(
+    blobs.c.study == bindparam("study"), blobs.c.hash.in_(bindparam("hashes", expanding=True))
+)
+# Shared: many checkpoints may name one blob at once. In one order everywhere, so that two cannot wait for each other.
+_LOCKED = _KNOWN.order_by(blobs.c.blob_id).with_for_update(read=True)
+_INSERT = insert(blobs).values(intact=1, created_at=clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Content:
     """Bytes and their name.
 
     Args:
-        hash: As ``content_hash`` gives it.
+        hash: As ``state_hash`` gives it.
         data: The bytes, contiguous; not copied.
     """
 
@@ -66,20 +69,21 @@ class Content:
     data: memoryview
 
 
-class Wanted(NamedTuple):
-    """A blob as a manifest lists it.
+class Known(NamedTuple):
+    """Blobs that have a row: their ids, by hash.
 
     Args:
-        blob_id: Its row.
-        hash: The name of its bytes.
-        num_bytes: How many they are.
-        shelf: Large blobs of one shelf share a piece of memory, which is there until none of them is needed.
+        intact: Of those not known to be damaged.
+        damaged: Of the others.
     """
 
-    blob_id: int
-    hash: str
-    num_bytes: int
-    shelf: str
+    intact: dict[str, int]
+    damaged: dict[str, int]
+
+    @property
+    def all(self) -> dict[str, int]:
+        """Both."""
+        return self.intact | self.damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,56 +130,55 @@ class Gone:
         return Gone(self.chunks | other.chunks, self.places + other.places, self.done + other.done)
 
 
-def find_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
-    """The ids of those blobs that are there and not known to be damaged, by hash."""
-    return _find(connection, uuid, hashes, intact=True)
+def find_known(connection: Connection, uuid: str, hashes: Collection[str]) -> Known:
+    """Those blobs that have a row."""
+    return _find(connection, uuid, hashes, _KNOWN)
 
 
-def lock_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
-    """As ``find_intact``; and none of them is swept before this transaction ends."""
-    # Shared: many checkpoints may name one blob at once, and none of them changes its row.
-    return _find(connection, uuid, hashes, intact=True, lock="share")
-
-
-def find_blobs(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
-    """The ids of those blobs that have a row, damaged or not, by hash."""
-    return _find(connection, uuid, hashes)
+def lock_known(connection: Connection, uuid: str, hashes: Collection[str]) -> Known:
+    """As ``find_known``; and none of them is swept before this transaction ends."""
+    return _find(connection, uuid, hashes, _LOCKED)
 
 
 def write_blobs(
-    connection: Connection, uuid: str, contents: Sequence[Content], places: Mapping[str, Place] = _NOWHERE
+    connection: Connection,
+    uuid: str,
+    contents: Collection[Content],
+    places: Mapping[str, Place] = MappingProxyType({}),
+    damaged: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
-    """Write bytes that ``find_intact`` did not find; return their ids by hash.
+    """Write bytes that are not there intact; return their ids by hash.
 
     Args:
         connection: In a write transaction.
         uuid: The study.
         contents: The bytes.
         places: Where some of them are already, by hash; all others go into chunks.
+        damaged: The ids of those that have a row.
 
     Raises:
         TransientStorageError: If another worker writes the same bytes at this moment.
     """
     by_hash = {content.hash: content for content in contents}
-    damaged = _find(connection, uuid, by_hash, intact=False, lock="update")
-    if damaged:
-        delete_chunks(connection, damaged.values())
-        for name, blob_id in damaged.items():
+    again = {name: blob_id for name, blob_id in damaged.items() if name in by_hash}
+    if again:
+        delete_chunks(connection, again.values())
+        for name, blob_id in again.items():
             row = update(blobs).where(blobs.c.blob_id == blob_id)
             connection.execute(row.values(intact=1, **_place_values(places.get(name))))
     new = [
         {"study": uuid, "hash": name, "num_bytes": content.data.nbytes, **_place_values(places.get(name))}
         for name, content in by_hash.items()
-        if name not in damaged
+        if name not in again
     ]
     try:
         if new:
-            connection.execute(insert(blobs).values(intact=1, created_at=clock()), new)
+            connection.execute(_INSERT, new)
     except IntegrityError as error:
         raise TransientStorageError(
             "Another worker stored the same bytes at the same moment. This step wrote nothing; it is tried again."
         ) from error
-    ids = _find(connection, uuid, by_hash)
+    ids = again | find_known(connection, uuid, [name for name in by_hash if name not in again]).intact
     batch: list[dict[str, object]] = []
     batch_bytes = 0
     for blob_id, seq, data in _chunks([content for name, content in by_hash.items() if name not in places], ids):
@@ -189,65 +192,9 @@ def write_blobs(
     return ids
 
 
-def read_intact(
-    connection: Connection, wanted: Collection[Wanted], packs: Packs | None
-) -> Iterator[tuple[str, Buffer]]:
-    """Read blobs and verify them, those in packs several at once; by hash, in memory that may be written to.
-
-    What is stored may be shorter or longer than a manifest says, be something else, or not be there at
-    all: such blobs do not come.
-    """
-    by_id = {blob.blob_id: blob for blob in wanted}
-    places = _places(connection, {blob.blob_id: blob.num_bytes for blob in wanted})
-    if places and packs is not None:
-        memory = _shelved(by_id[blob_id] for blob_id in places)
-
-        def read(blob_id: int) -> list[tuple[str, Buffer]]:
-            name = by_id[blob_id].hash
-            data = packs.read(places[blob_id], memory[blob_id][: places[blob_id].num_bytes])
-            # Hashed while it is in the cache.
-            return [(name, data)] if is_named(data, name, alone=len(places) == 1) else []
-
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="tunesafe-read") as pool:
-            yield from chain.from_iterable(pool.map(read, places))
-    for blob_id, data in _read_chunks(connection, {i: by_id[i].num_bytes for i in by_id if i not in places}):
-        if is_named(data, by_id[blob_id].hash):
-            yield by_id[blob_id].hash, data
-
-
-def _shelved(wanted: Iterable[Wanted]) -> dict[int, memoryview]:
-    """Memory for each blob, by id."""
-    shelves: dict[str, list[Wanted]] = {}
-    for blob in wanted:
-        shelves.setdefault(blob.shelf, []).append(blob)
-    memory = {}
-    for shelf in shelves.values():
-        offsets = list(accumulate((-(-blob.num_bytes // ALIGNMENT) * ALIGNMENT for blob in shelf), initial=0))
-        whole = aligned_memory(offsets[-1])
-        for blob, offset in zip(shelf, offsets, strict=False):
-            memory[blob.blob_id] = whole[offset : offset + blob.num_bytes]
-    return memory
-
-
-def _read_chunks(connection: Connection, sizes: Mapping[int, int]) -> Iterator[tuple[int, bytearray]]:
-    small: list[int] = []
-    small_bytes = 0
-    for blob_id in sorted(sizes):
-        if small and (small_bytes + sizes[blob_id] > CHUNK_BYTES or len(small) == _IDS_AT_ONCE):
-            yield from _read_small(connection, small)
-            small, small_bytes = [], 0
-        if sizes[blob_id] > CHUNK_BYTES:
-            yield blob_id, _read_large(connection, blob_id, sizes[blob_id])
-        else:
-            small.append(blob_id)
-            small_bytes += sizes[blob_id]
-    if small:
-        yield from _read_small(connection, small)
-
-
 def mark_damaged(connection: Connection, blob_ids: Collection[int]) -> None:
     """Remember that the bytes of these blobs are not what their hash says."""
-    for some in _groups(blob_ids):
+    for some in groups(blob_ids):
         connection.execute(update(blobs).where(blobs.c.blob_id.in_(some)).values(intact=0))
 
 
@@ -258,7 +205,7 @@ def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> 
     one either has committed when we ask, or finds no row when it looks.
     """
     gone = Gone()
-    for some in _groups(sorted(candidates)):
+    for some in groups(sorted(candidates)):
         query = select(blobs.c.blob_id, blobs.c.num_bytes, blobs.c.pack, blobs.c.pack_offset)
         query = query.where(blobs.c.blob_id.in_(some)).order_by(blobs.c.blob_id).with_for_update()
         rows = {row.blob_id: row for row in connection.execute(query)}
@@ -268,7 +215,7 @@ def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> 
         connection.execute(delete(blobs).where(blobs.c.blob_id.in_(list(rows))))
         gone |= Gone(
             {row.blob_id: row.num_bytes for row in rows.values() if row.pack is None},
-            tuple(_place(row.pack, row.pack_offset, row.num_bytes) for row in rows.values() if row.pack is not None),
+            tuple(place_of(row.pack, row.pack_offset, row.num_bytes) for row in rows.values() if row.pack is not None),
         )
     return gone
 
@@ -277,15 +224,15 @@ def needed_places(connection: Connection, packs: Collection[str] | None = None) 
     """The places that rows name, by pack; of all packs or of some."""
     query = select(blobs.c.pack, blobs.c.pack_offset, blobs.c.num_bytes).where(blobs.c.pack.is_not(None))
     needed: dict[str, list[Place]] = {}
-    for some in [None] if packs is None else _groups(packs):
+    for some in [None] if packs is None else groups(packs):
         for row in connection.execute(query if some is None else query.where(blobs.c.pack.in_(some))):
-            needed.setdefault(row.pack, []).append(_place(row.pack, row.pack_offset, row.num_bytes))
+            needed.setdefault(row.pack, []).append(place_of(row.pack, row.pack_offset, row.num_bytes))
     return needed
 
 
 def delete_chunks(connection: Connection, blob_ids: Collection[int]) -> None:
     """Delete the bytes of blobs, whose rows are gone or about to be written again."""
-    for some in _groups(blob_ids):
+    for some in groups(blob_ids):
         connection.execute(delete(blob_chunks).where(blob_chunks.c.blob_id.in_(some)))
 
 
@@ -305,19 +252,9 @@ def chunkless(connection: Connection) -> dict[int, int]:
     return {blob_id: int(num_bytes) for blob_id, num_bytes in connection.execute(query)}
 
 
-def _places(connection: Connection, sizes: Mapping[int, int]) -> dict[int, Place]:
-    """Where those blobs are that are in packs, by id, in the order of their bytes; sizes as the caller knows them."""
-    found: dict[int, Place] = {}
-    for some in _groups(sizes):
-        query = select(blobs.c.blob_id, blobs.c.pack, blobs.c.pack_offset)
-        query = query.where(blobs.c.blob_id.in_(some), blobs.c.pack.is_not(None))
-        for row in connection.execute(query):
-            found[row.blob_id] = _place(row.pack, row.pack_offset, sizes[row.blob_id])
-    return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
-def _place(pack: object, offset: object, num_bytes: int) -> Place:
-    # SQLite keeps whatever is put into a column; what cannot be a place is a place where nothing is.
+def place_of(pack: object, offset: object, num_bytes: int) -> Place:
+    """Where a row's bytes are in a pack; where nothing is, if its columns name no place."""
+    # SQLite keeps whatever is put into a column.
     return Place(pack, offset, num_bytes) if isinstance(pack, str) and isinstance(offset, int) else Place("", 0, 0)
 
 
@@ -325,24 +262,12 @@ def _place_values(place: Place | None) -> dict[str, object]:
     return {"pack": None, "pack_offset": None} if place is None else {"pack": place.pack, "pack_offset": place.offset}
 
 
-def _find(
-    connection: Connection,
-    uuid: str,
-    hashes: Collection[str],
-    *,
-    intact: bool | None = None,
-    lock: Literal["share", "update"] | None = None,
-) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for some in _groups(hashes):
-        query = select(blobs.c.hash, blobs.c.blob_id).where(blobs.c.study == uuid, blobs.c.hash.in_(some))
-        if intact is not None:
-            query = query.where(blobs.c.intact == 1 if intact else blobs.c.intact != 1)
-        if lock is not None:
-            # In one order everywhere, so that two transactions cannot wait for each other.
-            query = query.order_by(blobs.c.blob_id).with_for_update(read=lock == "share")
-        found |= {row.hash: row.blob_id for row in connection.execute(query)}
-    return found
+def _find(connection: Connection, uuid: str, hashes: Collection[str], query: Select[Any]) -> Known:
+    known = Known({}, {})
+    for some in groups(hashes):
+        for name, blob_id, intact in connection.execute(query, {"study": uuid, "hashes": some}):
+            (known.intact if intact == 1 else known.damaged)[name] = blob_id
+    return known
 
 
 def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[tuple[int, int, memoryview]]:
@@ -351,32 +276,7 @@ def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[tupl
             yield ids[content.hash], seq, content.data[start : start + CHUNK_BYTES]
 
 
-def _read_small(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, bytearray]]:
-    query = select(blob_chunks.c.blob_id, blob_chunks.c.data).where(blob_chunks.c.blob_id.in_(ids))
-    found: dict[int, bytearray] = {blob_id: bytearray() for blob_id in ids}
-    for blob_id, data in connection.execute(query.order_by(blob_chunks.c.blob_id, blob_chunks.c.seq)):
-        found[blob_id] += _as_bytes(data)
-    yield from found.items()
-
-
-def _read_large(connection: Connection, blob_id: int, size: int) -> bytearray:
-    # A chunk at a time: no driver then holds the whole blob beside ours.
-    data, end = bytearray(size), 0
-    for seq in range(-(-size // CHUNK_BYTES)):
-        query = select(blob_chunks.c.data).where(blob_chunks.c.blob_id == blob_id, blob_chunks.c.seq == seq)
-        chunk = _as_bytes(connection.execute(query).scalar_one_or_none())
-        data[end : end + len(chunk)] = chunk
-        end += len(chunk)
-    del data[end:]
-    return data
-
-
-def _as_bytes(data: object) -> bytes:
-    # SQLite keeps whatever is put into a column; what is no bytes is damage, found by its hash.
-    return data if isinstance(data, bytes) else b""
-
-
-def _groups(items: Collection[_T]) -> Iterator[list[_T]]:
+def groups(items: Collection[_T]) -> Iterator[list[_T]]:
     """Lists short enough for the parameters of one statement."""
     everything = list(items)
     for start in range(0, len(everything), _IDS_AT_ONCE):

@@ -19,12 +19,13 @@ from tunesafe.contracts import CheckpointInfo, Snapshot, StoredState
 from tunesafe.errors import DamagedError, StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
-from tunesafe.store.blobs import Gone, StoredBytes, Wanted
-from tunesafe.store.checkpoint_rows import forget, infos_of, keep_only
+from tunesafe.store.blobs import Gone, StoredBytes
+from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, forget, infos_of, keep_only
 from tunesafe.store.damage import FoundDamaged, RemovedError, damaged, removed
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import CorruptStorageError, translated
 from tunesafe.store.hashing import Buffer
+from tunesafe.store.loading import Wanted, load_blobs
 from tunesafe.store.manifests import hashes_of, is_digest, parts_of, with_only
 from tunesafe.store.packs import Packs
 from tunesafe.store.saving import Saving, Surplus, batches
@@ -44,10 +45,13 @@ class CheckpointStore:
         engine: From ``open_engine``; one from ``read_only_engine`` can list and load.
         uuid: The study.
         packs: Where large bytes are, from ``packs_beside``; ``None`` for in the database as well.
+        small_bytes: Up to so many new bytes of a state are written in the transaction that names them.
     """
 
-    def __init__(self, engine: Engine, uuid: str, packs: Packs | None) -> None:
-        self._engine, self._uuid, self._packs = engine, uuid, packs
+    def __init__(
+        self, engine: Engine, uuid: str, packs: Packs | None, small_bytes: int = ONE_TRANSACTION_BYTES
+    ) -> None:
+        self._engine, self._uuid, self._packs, self._small_bytes = engine, uuid, packs, small_bytes
 
     def save(
         self, snapshot: Snapshot, *, number: int, fence: int, surplus: Surplus = lambda infos: ()
@@ -64,7 +68,16 @@ class CheckpointStore:
             LeaseLostError: If the trial has been claimed again since; no checkpoint was made.
             StorageError: If the database cannot be written; no checkpoint was made, older ones are unharmed.
         """
-        saving = Saving(self._engine, self._uuid, self._packs, snapshot, number=number, fence=fence, surplus=surplus)
+        saving = Saving(
+            self._engine,
+            self._uuid,
+            self._packs,
+            snapshot,
+            number=number,
+            fence=fence,
+            surplus=surplus,
+            small_bytes=self._small_bytes,
+        )
         try:
             info, left = saving.run()
         except TunesafeError:
@@ -236,20 +249,18 @@ class CheckpointStore:
 
     def _structure(self, connection: Connection, info: CheckpointInfo) -> str:
         (part, *_) = parts_of(self._manifest(connection, info))
-        for blob_id in blobs.find_blobs(connection, self._uuid, [part.hash]).values():
-            wanted = [Wanted(blob_id, part.hash, part.num_bytes, part.owner)]
-            for _, data in blobs.read_intact(connection, wanted, self._packs):
-                return bytes(data).decode("utf-8", "surrogatepass")
+        wanted = [Wanted(part.hash, part.num_bytes, part.owner)]
+        for data in load_blobs(connection, self._uuid, wanted, self._packs).intact.values():
+            return bytes(data).decode("utf-8", "surrogatepass")
         raise damaged(info, f"{part.what} is missing or no longer matches its hash")
 
     def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
         manifest = self._manifest(connection, info)
         parts = parts_of(manifest)
-        sizes = {part.hash: part.num_bytes for part in parts}
-        ids = blobs.find_blobs(connection, self._uuid, sizes)
         # An object's tensors come and go together: a network's when they are copied into it, an optimizer's stay.
-        wanted = [Wanted(ids[part.hash], part.hash, part.num_bytes, part.owner) for part in parts if part.hash in ids]
-        intact = dict(blobs.read_intact(connection, wanted, self._packs))
+        wanted = {part.hash: Wanted(part.hash, part.num_bytes, part.owner) for part in parts}
+        loaded = load_blobs(connection, self._uuid, wanted.values(), self._packs)
+        ids, intact = loaded.ids, loaded.intact
         for part in parts:
             if part.hash not in intact:
                 found = "no longer matches its hash" if part.hash in ids else "is missing"

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, func, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, case, func, select, update
 
 from tunesafe.contracts import Claim, Ending, Outcome, Owner, Parameter, TrialPhase, TrialRow
 from tunesafe.errors import LeaseLostError
@@ -56,6 +56,21 @@ __all__ = [
 
 _CLAIMABLE = (TrialPhase.CLOSING, TrialPhase.CLAIMED)
 """Phases a trial can be claimed again in, in claim order."""
+
+_FARTHER = trials.c.examples_seen < bindparam("examples")
+_ADVANCE = (
+    update(trials)
+    .where(
+        trials.c.study == bindparam("uuid"),
+        trials.c.number == bindparam("trial"),
+        trials.c.fence == bindparam("held_fence"),
+    )
+    .ordered_values(  # MySQL takes them one after the other: deaths while the old place is there
+        (trials.c.deaths, case((_FARTHER, 0), else_=trials.c.deaths)),
+        (trials.c.examples_seen, case((_FARTHER, bindparam("examples")), else_=trials.c.examples_seen)),
+    )
+)
+"""Made once: it is part of every report and every checkpoint."""
 
 
 def new_token() -> str:
@@ -178,9 +193,9 @@ def advance(connection: Connection, uuid: str, number: int, fence: int, examples
     Raises:
         LeaseLostError: Under a stale fence.
     """
-    check_fence(connection, uuid, number, fence)
-    statement = _trial_update(uuid, number).where(trials.c.examples_seen < examples_seen)
-    connection.execute(statement.values(examples_seen=examples_seen, deaths=0))
+    values = {"uuid": uuid, "trial": number, "held_fence": fence, "examples": examples_seen}
+    if connection.execute(_ADVANCE, values).rowcount != 1:
+        check_fence(connection, uuid, number, fence)
 
 
 def count_death(connection: Connection, uuid: str, number: int, fence: int) -> int | None:

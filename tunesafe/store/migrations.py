@@ -47,11 +47,7 @@ def _add_tidying(connection: Connection) -> None:
 
 def _seal_rows(connection: Connection) -> None:
     """Schema 4: rows that decide a result carry a seal."""
-    # Workers of the version before know no seals: what they still hold is taken from them, and they stop at their next
-    # claim. Nor can a row change between being read here and being sealed.
-    begun = trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.CLOSING, TrialPhase.HELD))
-    connection.execute(update(studies).values(revision=studies.c.revision + 1))
-    connection.execute(update(trials).where(begun).values(fence=trials.c.fence + 1, lease_expires_at=0.0))
+    _shut_out_older_workers(connection)  # they know no seals; nor can a row change between being read and being sealed
     for row in connection.execute(select(studies)).all():
         place = ("study", row.uuid, row.direction, row.spec_json, row.source_text)
         _seal(connection, row, studies.c.fingerprint_json, place)
@@ -61,6 +57,18 @@ def _seal_rows(connection: Connection) -> None:
         _seal(connection, row, trials.c.outcome_json, ("outcome", row.study, row.number))
     for row in connection.execute(select(records)).all():
         _seal(connection, row, records.c.metrics_json, sealed_place(row._mapping))
+
+
+def _name_faster(connection: Connection) -> None:
+    """Schema 5: states' bytes may be named by XXH3."""
+    _shut_out_older_workers(connection)  # they would take what they cannot verify for damaged
+
+
+def _shut_out_older_workers(connection: Connection) -> None:
+    """What workers of the version before still hold is taken from them, and they stop at their next claim."""
+    begun = trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.CLOSING, TrialPhase.HELD))
+    connection.execute(update(studies).values(revision=studies.c.revision + 1))
+    connection.execute(update(trials).where(begun).values(fence=trials.c.fence + 1, lease_expires_at=0.0))
 
 
 def _seal(connection: Connection, row: Row[Any], column: Column[Any], place: Sequence[object]) -> None:
@@ -80,7 +88,7 @@ def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
             connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}"))
 
 
-STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying, _seal_rows)
+STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying, _seal_rows, _name_faster)
 """``STEPS[n]`` leads from version n to n + 1. Version 0 has no tables of ours."""
 SCHEMA_VERSION = len(STEPS)
 """The schema this version of tunesafe reads and writes."""

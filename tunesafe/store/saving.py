@@ -1,14 +1,13 @@
 """A checkpoint on its way to disk: hashed, written and named, again where a step may be tried again.
 
-Hashing runs ahead in a thread; what is new is written to a pack, or in transactions of its own, as
-soon as its name is known. So a large save takes as long as the slower of the two, not as their sum.
+Many new bytes are written to a pack, or in transactions of their own, before the transaction that
+names them; few go with it. What a failed attempt has hashed and written serves the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select
@@ -18,11 +17,11 @@ from tunesafe.errors import LeaseLostError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Content, Gone
-from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, at, delete_rows, forget, info_of, infos_of, insert_row
+from tunesafe.store.checkpoint_rows import at, delete_rows, forget, info_of, infos_of, insert_row
 from tunesafe.store.claims import advance, check_fence
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError, translated
-from tunesafe.store.hashing import hashing_ahead
+from tunesafe.store.hashing import state_hash
 from tunesafe.store.manifests import Described, describe, views_of
 from tunesafe.store.packs import Packs, Place
 from tunesafe.store.tables import checkpoints
@@ -33,7 +32,8 @@ Surplus = Callable[[Sequence[CheckpointInfo]], Collection[int]]
 """Given all checkpoints of a trial, the ids of those that may be removed."""
 
 _ATTEMPTS = 5
-_ASKED_AT_ONCE_BYTES = 16 << 20
+_TRANSACTION_BYTES = 16 << 20
+"""What is written to a server at a time: fewer commits, and nobody waits for its locks."""
 _T = TypeVar("_T")
 
 
@@ -48,6 +48,7 @@ class Saving:
         number: The trial it belongs to.
         fence: Of the claim under which it is saved.
         surplus: Chooses what to forget now that this checkpoint is there; never this one itself.
+        small_bytes: Up to so many new bytes go into the transaction that names them.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Saving:
         number: int,
         fence: int,
         surplus: Surplus,
+        small_bytes: int,
     ) -> None:
         self._engine, self._uuid, self._packs = engine, uuid, packs
         self._snapshot, self._number, self._fence, self._surplus = snapshot, number, fence, surplus
+        self._small_bytes = small_bytes
         self._views = views_of(snapshot)
-        # What a failed attempt has hashed, and written to a pack, serves the next one.
         self._names: list[str] = []
         self._places: dict[str, Place] = {}
 
@@ -91,68 +93,45 @@ class Saving:
 
     def _write(self) -> Described:
         """Name all bytes, and write new ones ahead of the commit if they are too many for its transaction."""
+        self._names = self._names or [state_hash(view) for view in self._views]
+        described = describe(self._snapshot, self._uuid, self._number, self._views, self._names)
         if self._packs is not None:
             self._places = self._packs.present(self._places)
-        large = sum(view.nbytes for view in self._views) > ONE_TRANSACTION_BYTES
-        if large:
+        if described.num_bytes > self._small_bytes:
             with reading(self._engine) as connection:
                 check_fence(connection, self._uuid, self._number, self._fence)
-        with hashing_ahead(self._views[len(self._names) :]) as names:
-            contents = self._contents(names)
-            if large:
-                self._write_new(self._not_stored(contents))
-            for _ in contents:
-                pass
-        return describe(self._snapshot, self._uuid, self._number, self._views, self._names)
+                known = blobs.find_known(connection, self._uuid, described.contents)
+            there = known.intact.keys() | self._places.keys()
+            # As they lie in memory: what was captured together is read together.
+            new = [described.contents[name] for name in dict.fromkeys(self._names) if name not in there]
+            self._write_new(new, known.damaged)
+        return described
 
-    def _contents(self, names: Iterator[str]) -> Iterator[Content]:
-        """The state's bytes, each once, as their names become known."""
-        seen: set[str] = set()
-        known = list(self._names)
-        for index, name in enumerate(chain(known, names)):
-            if index >= len(known):
-                self._names.append(name)
-            if name not in seen:
-                seen.add(name)
-                yield Content(name, self._views[index])
-
-    def _not_stored(self, contents: Iterable[Content]) -> Iterator[Content]:
-        for some in batches(contents, _size, _ASKED_AT_ONCE_BYTES):
-            with reading(self._engine) as connection:
-                there = blobs.find_intact(connection, self._uuid, [content.hash for content in some])
-            yield from (content for content in some if content.hash not in there and content.hash not in self._places)
-
-    def _write_new(self, new: Iterator[Content]) -> None:
-        few: list[Content] = []
-        while sum(map(_size, few)) <= ONE_TRANSACTION_BYTES:
-            content = next(new, None)
-            if content is None:
-                return  # they go into the transaction that names them
-            few.append(content)
+    def _write_new(self, new: Sequence[Content], damaged: Mapping[str, int]) -> None:
+        if sum(map(_size, new)) <= self._small_bytes:
+            return  # they go into the transaction that names them
         with translated(self._engine.url):
             if self._packs is not None:
-                self._write_pack(self._packs, _for_pack(self._packs, chain(few, new)))
+                large = self._for_pack(new, self._packs.least_bytes)
+                if large:
+                    places = self._packs.write(content.data for content in large)
+                    self._places |= {content.hash: place for content, place in zip(large, places, strict=True)}
                 return
-            for batch in batches(chain(few, new), _size, blobs.CHUNK_BYTES):
+            for batch in batches(new, _size, _TRANSACTION_BYTES):
                 with writing(self._engine) as connection:
-                    blobs.write_blobs(connection, self._uuid, batch)
+                    blobs.write_blobs(connection, self._uuid, batch, damaged=damaged)
                 for _ in batch:
                     failpoint("blob.written")
 
-    def _write_pack(self, packs: Packs, contents: Iterator[Content]) -> None:
-        names: list[str] = []
-
-        def views() -> Iterator[memoryview]:
-            for content in contents:
-                names.append(content.hash)
-                yield content.data
-
-        first = next(contents, None)
-        if first is None:
-            return  # all of it is small
-        contents = chain((first,), contents)
-        places = packs.write(views())
-        self._places |= zip(names, places, strict=True)
+    def _for_pack(self, new: Sequence[Content], least_bytes: int) -> list[Content]:
+        """What goes into a pack; the rest, never more than a transaction's worth, goes with the row that names it."""
+        left, large = self._small_bytes, []
+        for content in new:
+            if _size(content) < least_bytes and _size(content) <= left:
+                left -= _size(content)
+            else:
+                large.append(content)
+        return large
 
     def _commit(self, described: Described) -> tuple[CheckpointInfo, Gone]:
         """Make it a checkpoint; also return the blobs whose bytes are still to be deleted."""
@@ -190,12 +169,13 @@ class Saving:
             written to a pack although another worker had stored them meanwhile.
         """
         position, uuid, number, places = described.position, self._uuid, self._number, self._places
-        ids = blobs.lock_intact(connection, uuid, described.contents)
+        known = blobs.lock_known(connection, uuid, described.contents)
+        ids = known.intact
         new = [content for name, content in described.contents.items() if name not in ids]
         if self._packs is not None and len(self._packs.present(places)) < len(places):
             raise TransientStorageError("A pack was swept before it was named; it is written again.")
         if new:
-            ids |= blobs.write_blobs(connection, uuid, new, places)
+            ids = ids | blobs.write_blobs(connection, uuid, new, places, known.damaged)
             for _ in new:
                 failpoint("blob.written")
         written = {content.hash for content in new}
@@ -218,16 +198,6 @@ class Saving:
             "weights_only": 0,
         }
         return insert_row(connection, uuid, row, ids.values()), loose, unused
-
-
-def _for_pack(packs: Packs, contents: Iterable[Content]) -> Iterator[Content]:
-    """What goes into a pack; the rest, never more than a transaction's worth, goes with the row that names it."""
-    left = ONE_TRANSACTION_BYTES
-    for content in contents:
-        if _size(content) < packs.least_bytes and _size(content) <= left:
-            left -= _size(content)
-        else:
-            yield content
 
 
 def batches(items: Iterable[_T], size: Callable[[_T], int], most: int) -> Iterator[list[_T]]:

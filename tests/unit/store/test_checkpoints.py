@@ -19,7 +19,7 @@ from tunesafe.store import blobs, claims, records
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError
-from tunesafe.store.hashing import content_hash
+from tunesafe.store.hashing import state_hash
 from tunesafe.store.saving import Saving
 
 BYTES_TABLES = ("blobs", "blob_chunks", "checkpoints", "checkpoint_blobs")
@@ -261,7 +261,7 @@ def test_a_blob_that_another_checkpoint_has_begun_to_name_is_not_swept(engine: E
     """Whatever candidates a sweep was given: it asks again under its locks."""
     first = store.save(snapshot(1, [b"shared"]), number=0, fence=1)
     with writing(engine) as connection:
-        ids = list(blobs.find_blobs(connection, store._uuid, [content_hash(b"shared")]).values())
+        ids = list(blobs.find_known(connection, store._uuid, [state_hash(b"shared")]).all.values())
         assert blobs.delete_unreferenced(connection, ids).is_empty
     store.load(first)
 
@@ -270,7 +270,7 @@ def test_a_save_in_progress_is_too_young_to_be_swept(engine: Engine, store: Chec
     """Only what has been unnamed for an hour is what a killed save left behind."""
     with writing(engine) as connection:
         data = memoryview(b"in progress")
-        blobs.write_blobs(connection, store._uuid, [blobs.Content(content_hash(data), data)])
+        blobs.write_blobs(connection, store._uuid, [blobs.Content(state_hash(data), data)])
     store.sweep_orphans()
     assert count(engine)["blobs"] == 1
     store.sweep_orphans(0)

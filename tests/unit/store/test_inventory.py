@@ -14,7 +14,7 @@ from tunesafe.store import blobs, inventory
 from tunesafe.store.blobs import StoredBytes
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import reading, writing
-from tunesafe.store.hashing import content_hash
+from tunesafe.store.hashing import state_hash
 from tunesafe.store.packs import PackFolder
 
 LARGE = 3 << 20
@@ -79,7 +79,7 @@ def test_what_is_left_behind_is_counted_as_it_is_swept(
     kept = three(store)[2]
     data = memoryview(b"unnamed")
     with writing(engine) as connection:
-        blobs.write_blobs(connection, store._uuid, [blobs.Content(content_hash(data), data)])
+        blobs.write_blobs(connection, store._uuid, [blobs.Content(state_hash(data), data)])
         connection.exec_driver_sql("INSERT INTO tunesafe_blob_chunks VALUES (12345, 0, X'010203')")
     packs.write([memoryview(os.urandom(LARGE))])
     (packs.path / f"{'0' * 32}.tmp").write_bytes(os.urandom(LARGE))

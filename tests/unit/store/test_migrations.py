@@ -96,14 +96,15 @@ def test_a_study_of_every_released_schema_is_known_for_ours_before_it_is_upgrade
             StoredStudy(url, "golden").row()
 
 
-def test_workers_of_a_version_without_seals_lose_what_they_hold(tmp_path: Path) -> None:
-    """They would go on writing rows that nobody believes any more."""
-    engine = open_engine(f"sqlite:///{shutil.copy(GOLDEN[2], tmp_path / 'old.db')}")
+@pytest.mark.parametrize("version", [3, 4])
+def test_workers_of_an_older_version_lose_what_they_hold(version: int, tmp_path: Path) -> None:
+    """They would go on writing rows without seals, or take bytes for damaged whose names they cannot check."""
+    engine = open_engine(f"sqlite:///{shutil.copy(GOLDEN[version - 1], tmp_path / 'old.db')}")
     with reading(engine) as connection:
         query = text("SELECT number, phase, fence FROM tunesafe_trials ORDER BY number")
         before = connection.execute(query).all()
         revision = connection.execute(text("SELECT revision FROM tunesafe_studies")).scalar_one()
-    upgrade(engine)
+    upgrade(engine, STEPS[: version + 1])
     with reading(engine) as connection:
         after = connection.execute(query).all()
         assert studies.revision_of(connection, golden.STUDY) == revision + 1
