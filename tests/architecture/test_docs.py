@@ -25,7 +25,7 @@ from tunesafe.clock import Plan
 from tunesafe.contracts import Position
 from tunesafe.errors import ExitCode
 from tunesafe.spec import Budget
-from tunesafe.spec.values import Duration
+from tunesafe.spec.values import Duration, SizeOrOff
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 SCHEMA = ROOT / "studies" / "study.schema.json"
@@ -183,6 +183,8 @@ def said(cell: str, default: Any) -> Any:
     value = plain(cell.strip("`"))
     if isinstance(default, float) and isinstance(value, str):
         return TypeAdapter(Duration).validate_python(value)
+    if isinstance(default, int) and isinstance(value, str):
+        return TypeAdapter(SizeOrOff).validate_python(value)
     if isinstance(default, dict) and isinstance(value, dict):
         return {**dict.fromkeys(default), **value}
     return value

@@ -208,5 +208,7 @@ VARIATIONS = (
         shows="null, null",
     ),
     Variation("blobs elsewhere", {"blobs": "blobs"}),
+    Variation("all in packs", {"checkpoint": {"in_database": "off"}}),
+    Variation("all in blobs elsewhere", {"blobs": "blobs", "checkpoint": {"in_database": "off"}}),
     Variation("maximize", {"objective": {"metric": "val_loss", "direction": "maximize"}}),
 )

@@ -10,9 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from tunesafe.errors import SpecError
 from tunesafe.spec.faults import WRITTEN, Fault, KeyPath, raise_faults, refuse
 from tunesafe.spec.names import PRUNERS, SAMPLERS, Kind, canonical_name
-from tunesafe.spec.values import Count, Duration, Section
+from tunesafe.spec.values import Count, Duration, Section, SizeOrOff
 
 __all__ = ["Checkpoint", "Component", "EarlyStopping", "Every", "Keep", "Objective", "Pruner", "Sampler"]
+
+_MOST_IN_DATABASE = 64 << 20
 
 
 class Objective(Section):
@@ -89,9 +91,14 @@ class Checkpoint(Section):
     """Whether trials may be saved and resumed inside a virtual epoch; `tunesafe check` proves that they can be."""
     keep: Keep = Keep()
     """How many checkpoints of completed trials are kept."""
+    in_database: SizeOrOff = 1 << 20
+    """Up to so many new bytes are stored with the row that names them; more where large states are; off: none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.in_database or 0) > _MOST_IN_DATABASE:
+            text = f"must be at most 64MiB, for others wait meanwhile, found {WRITTEN}"
+            raise_faults([Fault(text, ("in_database",))])
         if isinstance(self.every, Every) and not self.mid_epoch:
             given = [key for key in ("examples", "seconds") if getattr(self.every, key) is not None]
             if given:

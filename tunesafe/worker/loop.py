@@ -77,7 +77,8 @@ class Worker:
         self._claimant = Claimant(opened)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
         packs = packs_of(opened.engine.url, opened.row.uuid, opened.spec.blobs)
-        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs)
+        small_bytes = opened.spec.checkpoint.in_database or 0
+        self._checkpoints = CheckpointStore(opened.engine, opened.row.uuid, packs, small_bytes)
         self._retainer = Retainer(opened, self._checkpoints, self.tell)
         self._capture = Capture(opened.row.uuid, self._echo)
         self._threads = opened.row.threads_per_worker or 1
