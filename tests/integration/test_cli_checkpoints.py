@@ -77,14 +77,14 @@ def positions(found: list[dict[str, Any]]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("words", "keys", "inner", "names"),
     [
-        ("list study.yaml", "study checkpoints bytes stored", "checkpoints",
+        ("list study.yaml", "study checkpoints bytes stored blobs", "checkpoints",
          "number virtual_epoch examples_seen bytes own_bytes created selected weights_only"),
         ("show study.yaml 1",
          "number virtual_epoch examples_seen bytes own_bytes created selected weights_only structure tensors",
          "tensors", "path dtype shape bytes hash"),
         ("verify study.yaml", "study intact damaged checkpoints", "checkpoints",
          "number virtual_epoch examples_seen bytes damage weights_only"),
-        ("prune study.yaml --dry-run", "study dry_run removed freed thinned", "removed",
+        ("prune study.yaml --dry-run", "study dry_run removed freed thinned blobs", "removed",
          "number virtual_epoch examples_seen bytes own_bytes created selected weights_only"),
     ],
 )  # fmt: skip

@@ -97,7 +97,8 @@ def test_status_counts_and_names_the_best(project: Path, capsys: pytest.CaptureF
     "keys",
     [
         ("status", "study storage objective n_trials ended finished paused trials best active attempts resumed "
-                   "examples_seen total_examples virtual_epochs live_seconds timeout_seconds notes events backup"),
+                   "examples_seen total_examples virtual_epochs live_seconds timeout_seconds notes events backup "
+                   "blobs"),
         ("best", "number state value selected_virtual_epoch parameters reports result examples_seen attempts reason "
                  "traceback started ended worker events"),
         ("logs", "number attempts"),

@@ -263,6 +263,11 @@ def test_large_states_may_be_elsewhere(tmp_path: Path, s3_url: str) -> None:
     listed = json.loads(tunesafe("checkpoints", "list", file, "--json", cwd=tmp_path).out)
     assert listed["checkpoints"]
     assert listed["checkpoints"][0]["bytes"] > 2_000_000
+    assert listed["blobs"] == s3_url
+    page = tunesafe("checkpoints", "list", file, cwd=tmp_path).out
+    assert f" at {s3_url}" in page
+    assert "beside" not in page
+    assert f"large checkpoints at {s3_url}" in tunesafe("status", file, cwd=tmp_path).out
 
 
 def test_a_place_for_large_states_that_cannot_be_used_is_known_at_the_start(tmp_path: Path) -> None:

@@ -68,11 +68,13 @@ class CheckpointList:
         checkpoints: By trial, the newest of each first.
         num_bytes: Of the listed states, each counted in full [bytes].
         stored: What all states of the study take, each content once, and where.
+        blobs: Where its packs are, if not beside its database.
     """
 
     checkpoints: tuple[CheckpointView, ...]
     num_bytes: int
     stored: StoredBytes
+    blobs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +124,14 @@ class PruneResult:
         freed: The bytes of theirs nobody else holds, and those that killed processes had left behind.
         dry_run: Whether it only would; the bytes are then an estimate, without what ``thinned`` frees.
         thinned: The checkpoints of which only the weights are kept from now on, as they were.
+        blobs: Where the study's packs are, if not beside its database.
     """
 
     removed: tuple[CheckpointView, ...]
     freed: StoredBytes
     dry_run: bool
     thinned: tuple[CheckpointView, ...] = ()
+    blobs: str | None = None
 
 
 def list_checkpoints(stored: StoredStudy, number: int | None = None) -> CheckpointList:
@@ -141,7 +145,7 @@ def list_checkpoints(stored: StoredStudy, number: int | None = None) -> Checkpoi
     with stored.opened() as (connection, row):
         views = view_checkpoints(connection, row.uuid, infos, number)
         total = inventory.stored_bytes(connection, row.uuid)
-    return CheckpointList(tuple(views.values()), sum(info.num_bytes for info in infos), total)
+    return CheckpointList(tuple(views.values()), sum(info.num_bytes for info in infos), total, stored.spec().blobs)
 
 
 def checkpoint_content(stored: StoredStudy, number: int, virtual_epoch: int | None = None) -> CheckpointContent:

@@ -66,7 +66,7 @@ def prune_checkpoints(stored: StoredStudy, *, dry_run: bool = False) -> PruneRes
             freed = _remove(row.uuid, store, what, Patience(spec.storage_timeout))
     finally:
         engine.dispose()
-    return PruneResult(removed, freed, dry_run, thinned)
+    return PruneResult(removed, freed, dry_run, thinned, spec.blobs)
 
 
 def _has_more_than_weights(store: CheckpointStore, info: CheckpointInfo) -> bool:

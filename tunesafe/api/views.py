@@ -161,6 +161,7 @@ class StudyStatus:
         notes: How often something happened that one should know of, by kind of event.
         events: The latest events, the newest last.
         backup: How the copying to its second place goes; ``None`` without one.
+        blobs: Where its large checkpoints are, if neither in its database nor beside it.
     """
 
     name: str
@@ -184,6 +185,7 @@ class StudyStatus:
     notes: Mapping[str, int]
     events: tuple[Event, ...]
     backup: BackupView | None = None
+    blobs: str | None = None
 
     @property
     def num_ended(self) -> int:
@@ -321,6 +323,7 @@ def view_status(
         notes={kind: count for kind, count in notes.items() if count},
         events=tuple(summary.events),
         backup=_backup(spec, copying),
+        blobs=spec.blobs,
     )
 
 

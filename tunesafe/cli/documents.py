@@ -61,7 +61,7 @@ def status_document(status: StudyStatus) -> dict[str, Any]:
     or null, active [{number, state, attempt, examples_seen, worker, lease_seconds}], attempts, resumed,
     examples_seen, total_examples, virtual_epochs, live_seconds, timeout_seconds, notes {kind: count},
     events [{at, kind, number, details}], backup {url, newest, num_bytes, failing_since, why, lost} or
-    null``, the newest event last.
+    null, blobs``, the newest event last.
     """
     best = status.best
     return {
@@ -96,6 +96,7 @@ def status_document(status: StudyStatus) -> dict[str, Any]:
             "newest": _moment(status.backup.newest),
             "failing_since": _moment(status.backup.failing_since),
         },
+        "blobs": status.blobs,
     }
 
 
@@ -165,13 +166,15 @@ def checkpoints_document(study: str, found: CheckpointList) -> dict[str, Any]:
     """``tunesafe checkpoints list --json``.
 
     ``study, checkpoints [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected,
-    weights_only}], bytes, stored {in_database, in_packs}``.
+    weights_only}], bytes, stored {in_database, in_packs}, blobs``; the last says where the packs are if not
+    beside the database.
     """
     return {
         "study": study,
         "checkpoints": [_checkpoint_document(checkpoint) for checkpoint in found.checkpoints],
         "bytes": found.num_bytes,
         "stored": _fields(found.stored),
+        "blobs": found.blobs,
     }
 
 
@@ -226,7 +229,7 @@ def prune_document(study: str, result: PruneResult) -> dict[str, Any]:
     """``tunesafe checkpoints prune --json``.
 
     ``study, dry_run, removed [{number, virtual_epoch, examples_seen, bytes, own_bytes, created, selected,
-    weights_only}], thinned [as removed], freed {in_database, in_packs}``.
+    weights_only}], thinned [as removed], freed {in_database, in_packs}, blobs``.
     """
     return {
         "study": study,
@@ -234,6 +237,7 @@ def prune_document(study: str, result: PruneResult) -> dict[str, Any]:
         "removed": [_checkpoint_document(checkpoint) for checkpoint in result.removed],
         "freed": _fields(result.freed),
         "thinned": [_checkpoint_document(checkpoint) for checkpoint in result.thinned],
+        "blobs": result.blobs,
     }
 
 

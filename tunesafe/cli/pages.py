@@ -43,6 +43,9 @@ _NOTES = {
     "restored": "times it was brought back from its second place",
     "backup_failed": "times the copying to its second place failed for a while",
     "backup_lost": "times its second place was found to belong to another machine, which goes on with it",
+    "disk_limit": "times its checkpoints grew beyond disk_limit: the least needed are given up since",
+    "given_up": "checkpoints were given up, or all but their weights, for disk_limit",
+    "over_disk_limit": "times its checkpoints stayed above disk_limit with nothing left to give up",
     "exhausted": "times the sampler had no further point: the study ends with the trials it has",
 }
 _SMALL = {"exact": "each is one batch", "whole": "some may have no batch of their own"}
@@ -60,7 +63,7 @@ def _status_lines(status: StudyStatus) -> Iterator[str]:
     others = "".join(f", {text}" for state, text in counts.items() if state not in ENDED)
     ended = f" ({ended})" if ended else ""
     yield f"study {status.name}: {status.num_ended} of {status.n_trials} trials ended{ended}{others}"
-    yield f"storage {status.storage}"
+    yield f"storage {status.storage}{'' if status.blobs is None else f', large checkpoints at {status.blobs}'}"
     if status.best is None:
         yield f"no complete trial yet; objective: {status.direction} {status.metric}"
     else:
@@ -222,9 +225,13 @@ def checkpoints_page(found: CheckpointList) -> str:
     stored, listed = found.stored, len(found.checkpoints)
     states = f"{listed} {'state' if listed == 1 else 'states'} of {render.size(found.num_bytes)}"
     kept = f"the study stores {render.size(stored.in_database + stored.in_packs)}, equal bytes once"
-    where = f"{render.size(stored.in_database)} in the database, {render.size(stored.in_packs)} in packs beside it"
+    where = f"{render.size(stored.in_database)} in the database, {_in_packs(stored.in_packs, found.blobs)}"
     totals = f"{states}; {kept}: {where}"
     return f"{_checkpoint_table(found.checkpoints)}\n\n{totals}" if found.checkpoints else totals
+
+
+def _in_packs(num_bytes: int, blobs: str | None) -> str:
+    return f"{render.size(num_bytes)} {'in packs beside it' if blobs is None else f'at {blobs}'}"
 
 
 def _checkpoint_table(checkpoints: Sequence[CheckpointView]) -> str:
@@ -300,5 +307,5 @@ def prune_sentence(result: PruneResult) -> str:
     others = f", all but the weights of {thinned} more" if thinned else ""
     return (
         f"{did} {count} {'checkpoint' if count == 1 else 'checkpoints'}{others}; "
-        f"{does} {in_database}{reused} and {render.size(freed.in_packs)} in packs beside it"
+        f"{does} {in_database}{reused} and {_in_packs(freed.in_packs, result.blobs)}"
     )
