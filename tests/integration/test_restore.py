@@ -20,8 +20,9 @@ from tunesafe.spec import load_spec
 from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.backups import POINTER
 from tunesafe.store.depot_urls import open_depot
-from tunesafe.store.depots import Depot
+from tunesafe.store.depots import ConflictError, Depot, DepotError
 from tunesafe.store.engine import open_engine, reading
+from tunesafe.store.folders import FolderDepot
 from tunesafe.store.studies import find_study
 from tunesafe.study.copying import Copier
 
@@ -163,6 +164,33 @@ def test_a_place_that_cannot_be_fetched_is_given_back(tmp_path: Path, monkeypatc
     with pytest.raises(StorageError):
         restoring.restore(str(tmp_path / "place"), tmp_path / "new")
     assert json.loads(pointer.read_bytes())["owner"] == "another"
+
+
+@pytest.mark.parametrize("unheard", [1, 2])
+def test_a_place_is_given_back_though_an_answer_was_lost(
+    unheard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the claim itself, or of giving back: what was written is looked for."""
+    copied(tmp_path / "old", str(tmp_path / "place"))
+    before = json.loads((tmp_path / "place" / POINTER).read_bytes())
+    put, puts, said = FolderDepot.replace, list[object](), list[str]()
+
+    def put_without_answer(self: FolderDepot, name: str, content: bytes, version: object | None) -> None:
+        put(self, name, content, version)
+        puts.append(version)
+        if len(puts) == unheard:
+            raise DepotError("no answer") if unheard == 1 else ConflictError("the library's second try")
+
+    def full(*anything: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FolderDepot, "replace", put_without_answer)
+    monkeypatch.setattr(restoring, "_fetch", full)
+    with pytest.raises(StorageError):
+        restoring.restore(str(tmp_path / "place"), tmp_path / "new", said.append)
+    assert len(puts) == 2
+    assert json.loads((tmp_path / "place" / POINTER).read_bytes())["owner"] == before["owner"]
+    assert not [line for line in said if "could not be given back" in line]
 
 
 def test_a_restore_that_ends_in_its_last_clean_up_is_ended_by_the_same_command(

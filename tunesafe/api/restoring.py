@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
@@ -45,6 +45,13 @@ __all__ = ["Restored", "restore"]
 _STAGING, _COMPLETE, _STUDY_FILE = ".restoring", ".restoring.json", "study.yaml"
 """Where it is fetched to; what says that all of it was, from then until all is in its place."""
 _CLAIM_ATTEMPTS = 5
+
+
+class _Claim(NamedTuple):
+    """The pointer before somebody makes the place theirs, and after."""
+
+    former: Pointer
+    claimed: Pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,27 +159,29 @@ def _is_complete(directory: Path) -> bool:
 @contextmanager
 def _claimed(depot: Depot, staging: Path, complete: Path, tell: Callable[[str], None]) -> Iterator[Pointer]:
     """Own the place; if the block fails, as if nothing had been tried."""
-    former: Pointer | None = None
+    tried: list[_Claim] = []
     try:
-        former, pointer = _claim(depot)
-        yield pointer
+        yield _claim(depot, tried)
     except BaseException:
         with suppress(OSError):
             complete.unlink(missing_ok=True)
-            if former is not None and not _give_back(depot, former, pointer):
-                tell(f"{depot.url} could not be given back: {former.host} copies nothing there until it is restored")
+            if tried and not _give_back(depot, tried[-1]):
+                host = tried[-1].former.host
+                tell(f"{depot.url} could not be given back: {host} copies nothing there until it is restored")
         shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
-def _give_back(depot: Depot, former: Pointer, claimed: Pointer) -> bool:
+def _give_back(depot: Depot, claim: _Claim) -> bool:
     """Make the copy its former owner's again, unless it is another's by now; ``False`` if nobody knows."""
-    with suppress(StorageError, ConflictError):
-        found = backups.look_up(depot)
-        if found is not None and found[0].owner == claimed.owner:
-            returned = replace(former, generation=claimed.generation + 1)
-            depot.replace(backups.POINTER, returned.to_bytes(), found[1])
-        return True
+    with suppress(StorageError):
+        for _ in range(_CLAIM_ATTEMPTS):
+            found = backups.look_up(depot)
+            if found is None or found[0].owner != claim.claimed.owner:
+                return True
+            returned = replace(claim.former, generation=claim.claimed.generation + 1)
+            with suppress(ConflictError):  # another's, or one's own put whose answer was lost: look
+                depot.replace(backups.POINTER, returned.to_bytes(), found[1])
     return False
 
 
@@ -186,21 +195,23 @@ def _look(depot: Depot) -> tuple[Pointer, object]:
     return found
 
 
-def _claim(depot: Depot) -> tuple[Pointer, Pointer]:
+def _claim(depot: Depot, tried: list[_Claim]) -> Pointer:
     """Make the copy that counts ours; the machine it came from finds out when it next wants to write.
 
-    Returns:
-        The pointer as it was, and as it is.
+    Args:
+        depot: The place.
+        tried: Given every attempt before it is made: one whose answer is lost may have been heard.
     """
     for _ in range(_CLAIM_ATTEMPTS):
         pointer, version = _look(depot)
         claimed = replace(pointer, generation=pointer.generation + 1, owner=uuid4().hex, taken_by=socket.gethostname())
+        tried.append(_Claim(pointer, claimed))
         with suppress(ConflictError):
             depot.replace(backups.POINTER, claimed.to_bytes(), version)
-            return pointer, claimed
+            return claimed
         again = backups.look_up(depot)
         if again is not None and again[0].owner == claimed.owner:  # the answer was lost
-            return pointer, claimed
+            return claimed
     raise StorageError(f"{depot.url} is being written to all the time. Nothing was changed. Try again.")
 
 

@@ -56,7 +56,7 @@ class SecondPlace:
         self._opened, self._signals, self._watch = opened, signals, watch
         self._closing, self._abandoned, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._state: BackupState | None = None
-        self._fails = self._given_up = False
+        self._fails = self._is_lost = self._given_up = False
         backup, self._folder = opened.spec.backup, backups_beside(opened.engine.url, opened.row.uuid)
         self._thread: threading.Thread | None = None
         if backup is not None and self._folder is not None:
@@ -109,16 +109,14 @@ class SecondPlace:
                     last = self._closing.is_set()
                     try:
                         self._patiently(copier)
-                    except PlaceLostError:
-                        raise
+                    except PlaceLostError as error:
+                        self._lost(error)  # looked at again: whoever took it over may give it back
                     # Once more, at the end of the run.
                     except Exception as error:
                         if last or self._abandoned.is_set():
                             raise
                         self._failed(error)
                     self._closing.wait(self._every)
-        except PlaceLostError as error:
-            self._lost(error)
         # Its thread must not die without a word; the study goes on.
         except Exception as error:  # noqa: BLE001
             if not self._abandoned.is_set():
@@ -153,9 +151,9 @@ class SecondPlace:
         was, self._state = self._state, state
         self._keep_state(state)
         failpoint("backup.kept")
-        if self._fails:
+        if self._fails or self._is_lost:
             since = None if was is None else was.failing_since
-            self._fails = False
+            self._fails = self._is_lost = False
             self._tell("backup_back", {"seconds": round(time.time() - (since or time.time()), 1)})
 
     def _pause(self, seconds: float) -> None:
@@ -181,6 +179,9 @@ class SecondPlace:
             self._tell("backup_failed", {"why": why, "url": self._url})
 
     def _lost(self, error: PlaceLostError) -> None:
+        if self._is_lost:
+            return
+        self._is_lost = True
         before = self._state or BackupState(self._url)
         self._keep_state(replace(before, failing_since=time.time(), why=str(error), lost=True))
         self._tell("backup_lost", {"why": str(error)})

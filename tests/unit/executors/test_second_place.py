@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_a_failure_is_told_once_and_so_is_its_end(
     assert pointer_of(place).generation >= 1
 
 
-def test_a_place_that_belongs_to_another_is_left_alone_for_good(sqlite_url: str, place: Path, watched: Watched) -> None:
+def test_a_place_that_belongs_to_another_is_left_alone(sqlite_url: str, place: Path, watched: Watched) -> None:
     """Told in every run, kept once; the study goes on."""
     for turn in (1, 2):
         with opened(sqlite_url, backup={"url": str(place), "every": 0.01}) as study:
@@ -148,6 +149,27 @@ def test_a_place_that_belongs_to_another_is_left_alone_for_good(sqlite_url: str,
             assert state is not None
             assert state.lost
     assert (place / backups.POINTER).read_bytes() == taken
+
+
+def test_a_place_that_is_given_back_is_copied_to_again(sqlite_url: str, place: Path, watched: Watched) -> None:
+    """A restore somewhere else that failed leaves nothing behind; the machine it came from has gone on looking."""
+    with opened(sqlite_url, backup={"url": str(place), "every": 0.01}) as study:
+        with SignalWatch() as signals, SecondPlace(study, signals, watched):
+            pass
+        own = pointer_of(place)
+        (place / backups.POINTER).write_bytes(replace(own, generation=2, owner="another").to_bytes())
+        with SignalWatch() as signals, SecondPlace(study, signals, watched):
+            watched.wait_for("backup_lost")
+            (place / backups.POINTER).write_bytes(replace(own, generation=3).to_bytes())
+            watched.wait_for("backup_back")
+        assert watched.kinds == ["backup_lost", "backup_back"]
+        assert [event.kind for event in kept(study)] == ["backup_begun", *watched.kinds]
+        folder = backups_beside(study.engine.url, study.row.uuid)
+        assert folder is not None
+        state = folder.state()
+        assert state is not None
+        assert (state.lost, state.failing_since) == (False, None)
+    assert pointer_of(place).owner == own.owner
 
 
 def test_what_never_passes_does_not_keep_the_end_waiting_and_is_told(
