@@ -18,10 +18,11 @@ from time import perf_counter, sleep
 import psycopg
 import torch
 from auto import NETWORKS, Network, train
+from begun import UUID
 from databases import UnreachableError, database, settings
 from pairs import Comparison, Information, compare
 from sqlalchemy import make_url
-from studies_of_states import UUID, StateStudy
+from studies_of_states import StateStudy
 
 from tunesafe.store import inventory
 from tunesafe.store.engine import reading

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
 import torch
-from sqlalchemy import Connection
+from begun import UUID, begin_study
 
-from tunesafe.contracts import CheckpointInfo, Owner, Position, Snapshot
+from tunesafe.contracts import CheckpointInfo, Position, Snapshot
 from tunesafe.state.codec import encode
-from tunesafe.store import claims, studies
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.store.engine import open_engine, writing
-from tunesafe.store.migrations import upgrade
 from tunesafe.store.packs import packs_beside
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.writing import CheckpointWriter
 
-__all__ = ["UUID", "StateStudy"]
+__all__ = ["StateStudy"]
 
-UUID = "0" * 32
 _NUM_TENSORS = 64
 
 
@@ -35,10 +30,7 @@ class StateStudy:
     """
 
     def __init__(self, url: str, megabytes: int, frozen: float = 0.0) -> None:
-        self.engine = open_engine(url)
-        upgrade(self.engine)
-        with writing(self.engine) as connection:
-            _begin(connection)
+        self.engine = begin_study(url, num_trials=2)
         self.store = CheckpointStore(self.engine, UUID, packs_beside(self.engine.url))
         self.writer = CheckpointWriter(SignalWatch())
         num_frozen = int(_NUM_TENSORS * frozen)
@@ -97,20 +89,3 @@ class StateStudy:
 
 def _all_but_newest_two(infos: Sequence[CheckpointInfo]) -> list[int]:
     return [info.checkpoint_id for info in infos[2:]]
-
-
-def _begin(connection: Connection) -> None:
-    studies.create_study(
-        connection,
-        uuid=UUID,
-        name="bench",
-        direction="minimize",
-        spec_json="{}",
-        source_text="",
-        fingerprint={"sources": ""},
-        environment={},
-    )
-    studies.ensure_numbers(connection, UUID, 2)
-    owner = Owner("bench", "machine", "boot", "pid:[1]", os.getpid(), 1)
-    for number in (0, 1):
-        claims.claim_free(connection, UUID, number, 2, owner, 3600.0)
