@@ -18,15 +18,13 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from begun import UUID, begin_study
 from pairs import Comparison, compare
 
-from tunesafe.contracts import Owner, Position, Snapshot
+from tunesafe.contracts import Position, Snapshot
 from tunesafe.state.codec import encode
 from tunesafe.state.memory import aligned_buffer
-from tunesafe.store import claims, studies
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.store.engine import open_engine, writing
-from tunesafe.store.migrations import upgrade
 from tunesafe.store.packs import packs_beside
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.writing import CheckpointWriter
@@ -70,33 +68,14 @@ class _Sides:
         self._flat = np.concatenate([tensor.numpy() for tensor in self._tensors.values()])
         self._copy = aligned_buffer(self._flat.nbytes)
         self._file = folder / "raw"
-        self._engine = open_engine(f"sqlite:///{folder}/study.db")
-        upgrade(self._engine)
-        self._uuid = "0" * 32
-        with writing(self._engine) as connection:
-            self._begin(connection)
-        self._store = CheckpointStore(self._engine, self._uuid, packs_beside(self._engine.url))
+        self._engine = begin_study(f"sqlite:///{folder}/study.db")
+        self._store = CheckpointStore(self._engine, UUID, packs_beside(self._engine.url))
         self._writer = CheckpointWriter(SignalWatch())
         self._epoch = 0
         self.stall()
         for _ in range(_WARM_UP):
             self.save()
             self.write()
-
-    def _begin(self, connection: object) -> None:
-        studies.create_study(
-            connection,  # type: ignore[arg-type]
-            uuid=self._uuid,
-            name="bench",
-            direction="minimize",
-            spec_json="{}",
-            source_text="",
-            fingerprint={"sources": ""},
-            environment={},
-        )
-        studies.ensure_numbers(connection, self._uuid, 1)  # type: ignore[arg-type]
-        owner = Owner("bench", "machine", "boot", "pid:[1]", os.getpid(), 1)
-        claims.claim_free(connection, self._uuid, 0, 1, owner, 3600.0)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Give the connections back."""
