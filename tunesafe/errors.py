@@ -20,6 +20,7 @@ may be imported: ``tunesafe.trial.endings``.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import ClassVar
 
@@ -37,6 +38,7 @@ __all__ = [
     "StudyChangedError",
     "TrialError",
     "TunesafeError",
+    "a_or_an",
 ]
 
 
@@ -148,3 +150,13 @@ class Preempted(Interruption):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+def a_or_an(noun: str) -> str:
+    """A name in a message with its article, as it is spoken.
+
+    Example:
+        >>> [a_or_an(noun) for noun in ("int", "list", "uint8", "OneCycleLR", "UnknownThing")]
+        ['an int', 'a list', 'a uint8', 'a OneCycleLR', 'an UnknownThing']
+    """
+    return f"{'an' if re.match('(?!one|eu)[aeio]|un(?!i)|nd', noun, re.IGNORECASE) else 'a'} {noun}"

@@ -28,7 +28,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (TRAIN, "train.py: holds no 'trian'; did you mean 'train'? Nothing was started."),
         (
             TRAIN + "\ntrian = 3\n",
-            "train.py: 'trian' is a int, not a function that takes a trial. Nothing was started.",
+            "train.py: 'trian' is an int, not a function that takes a trial. Nothing was started.",
         ),
         (
             TRAIN + "\nclass trian: ...\n",

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from tunesafe.errors import TrialError
+from tunesafe.errors import TrialError, a_or_an
 
 __all__ = ["Columns", "MapDataset", "Source", "classify", "num_examples"]
 
@@ -81,9 +81,9 @@ def classify(data: Any) -> Source:
         others = [i for i, part in enumerate(data) if not isinstance(part, Tensor)]
         if others:
             raise TrialError(
-                f"The training data are a {type(data).__name__} whose element {others[0]} is a "
-                f"{_name(data[others[0]])}, not a tensor. Make every element a tensor with the examples along its "
-                "first dimension (torch.from_numpy for arrays), or pass a map-style dataset."
+                f"The training data are {a_or_an(type(data).__name__)} whose element {others[0]} is "
+                f"{a_or_an(_name(data[others[0]]))}, not a tensor. Make every element a tensor with the examples along "
+                "its first dimension (torch.from_numpy for arrays), or pass a map-style dataset."
             )
         return _columns(tuple(data), list if isinstance(data, list) else tuple, data)
     _refuse_foreign(data)

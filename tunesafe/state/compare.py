@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunesafe.errors import a_or_an
+
 __all__ = ["Difference", "first_difference", "same"]
 
 
@@ -118,11 +120,11 @@ def _same_leaf(stored: Any, live: Any) -> bool:
 def _describe(value: Any) -> str:
     if isinstance(value, (torch.Tensor, np.ndarray)):
         layout = "" if getattr(value, "layout", torch.strided) is torch.strided else "sparse "
-        return f"a {layout}{type(value).__name__} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        return f"{a_or_an(layout + type(value).__name__)} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     if isinstance(value, float) and math.isnan(value):
         return f"nan (bits {struct.pack('>d', value).hex()})"
     text = repr(value)
-    return text if len(text) <= 60 else f"a {type(value).__name__} {text[:50]}..."
+    return text if len(text) <= 60 else f"{a_or_an(type(value).__name__)} {text[:50]}..."
 
 
 def _join(path: str, key: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunesafe.errors import StateError
+from tunesafe.errors import StateError, a_or_an
 from tunesafe.state.decoder import FACTORIES
 from tunesafe.state.memory import PLAIN_KINDS, Leaf, leaf_of_array, leaf_of_tensor, refusal
 
@@ -47,7 +47,7 @@ class Encoder:
         if kind in _CONTAINERS or kind in _LEAVES:
             if self._in_key:
                 fix = "Use names or numbers: its identity would be lost."
-                raise StateError(refusal(path, f"a {kind.__name__} in a key or a set", fix))
+                raise StateError(refusal(path, f"{a_or_an(kind.__name__)} in a key or a set", fix))
             if id(value) in self._open:
                 raise StateError(refusal(path, "a container that contains itself", "Break the circle."))
             if id(value) in self._numbers:
@@ -197,7 +197,7 @@ def _torch_name(value: Any, path: str) -> Any:
     if isinstance(value, np.dtype) and value.kind in PLAIN_KINDS:
         return {"$numpy_dtype": value.str}
     kind = type(value)
-    raise StateError(refusal(path, f"a {kind.__module__}.{kind.__qualname__}", _fix(value)))
+    raise StateError(refusal(path, a_or_an(f"{kind.__module__}.{kind.__qualname__}"), _fix(value)))
 
 
 def _fix(value: object) -> str:

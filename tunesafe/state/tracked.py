@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from tunesafe.errors import StateError, TrialError
+from tunesafe.errors import StateError, TrialError, a_or_an
 from tunesafe.state.compare import first_difference, same
 
 __all__ = ["capture", "check_trackable", "restore"]
@@ -40,8 +40,8 @@ def check_trackable(name: str, obj: object) -> None:
     if (stateful or isinstance(obj, dict)) and not isinstance(obj, type):
         return
     raise TrialError(
-        f"trial.track({name}=...) got a {type(obj).__name__}, which has no state_dict() and load_state_dict(), nor is"
-        f" it a dict. Nothing was tracked. {_advice(name, obj)}"
+        f"trial.track({name}=...) got {a_or_an(type(obj).__name__)}, which has no state_dict() and load_state_dict(), "
+        f"nor is it a dict. Nothing was tracked. {_advice(name, obj)}"
     )
 
 

@@ -12,7 +12,7 @@ import json
 import math
 from typing import Any
 
-from tunesafe.errors import StateError
+from tunesafe.errors import StateError, a_or_an
 
 __all__ = ["dump", "load"]
 
@@ -56,8 +56,8 @@ def _spell(value: Any, path: str) -> Any:
             return {key: _spell(item, f"{path}[{key!r}]") for key, item in value.items()}
         return {"$dict": [[_spell(k, f"{path} key"), _spell(v, f"{path}[{k!r}]")] for k, v in value.items()]}
     raise StateError(
-        f"{path} is a {type(value).__name__} ({str(value)[:60]!r}), which cannot be kept in the study. Nothing was "
-        "written. Give plain values: None, bool, int, float, str, and lists and dicts of them."
+        f"{path} is {a_or_an(type(value).__name__)} ({str(value)[:60]!r}), which cannot be kept in the study. Nothing "
+        "was written. Give plain values: None, bool, int, float, str, and lists and dicts of them."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunesafe.errors import TrialError
+from tunesafe.errors import TrialError, a_or_an
 from tunesafe.spec.faults import nearest
 from tunesafe.spec.sections import Objective
 
@@ -48,7 +48,7 @@ def to_float(what: str, value: Any) -> float:
         number = value.item()
     if isinstance(number, (bool, np.bool_)) or not isinstance(number, Real):
         raise TrialError(
-            f"{what} got {number!r}, a {type(number).__name__}; "
+            f"{what} got {number!r}, {a_or_an(type(number).__name__)}; "
             f"it takes a number, a 0-d tensor or a numpy scalar{_fix(number)}."
         )
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from tunesafe.errors import SpecError, TunesafeError
+from tunesafe.errors import SpecError, TunesafeError, a_or_an
 from tunesafe.spec.faults import nearest
 from tunesafe.trial.importing import importing
 from tunesafe.trial.sources import Origin, locate, module_files
@@ -145,7 +145,8 @@ def _pick(module: ModuleType, origin: Origin) -> Callable[..., Any]:
         )
     if not callable(found):
         raise SpecError(
-            f"{origin.name!r} is a {type(found).__name__}, not a function that takes a trial. Nothing was started.",
+            f"{origin.name!r} is {a_or_an(type(found).__name__)}, not a function that takes a trial. "
+            "Nothing was started.",
             file=origin.shown,
             key="trainable",
         )

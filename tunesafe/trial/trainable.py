@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tunesafe.errors import TrialError
+from tunesafe.errors import TrialError, a_or_an
 from tunesafe.trial.context import Trial
 from tunesafe.trial.epoch import Epoch
 
@@ -98,7 +98,7 @@ def run_trainable(cls: type[Trainable], trial: Trial) -> None:
             metrics = trainable.validate()
         if not isinstance(metrics, Mapping):
             raise TrialError(
-                f"{cls.__name__}.validate() returned a {type(metrics).__name__}; "
+                f"{cls.__name__}.validate() returned {a_or_an(type(metrics).__name__)}; "
                 f"it must return the metrics by name, e.g. {{'val_loss': 0.3}}."
             )
         trial.report(**metrics)
@@ -119,8 +119,8 @@ def _stateful(trainable: Trainable) -> dict[str, Any]:
             items = value.values() if isinstance(value, dict) else value
             if any(map(_has_state, items)):
                 raise TrialError(
-                    f"self.{name} is a {type(value).__name__} that holds objects with state, which would not be saved. "
-                    f"Use a torch.nn.ModuleList or ModuleDict, or call trial.track(…) in setup()."
+                    f"self.{name} is {a_or_an(type(value).__name__)} that holds objects with state, which would not "
+                    f"be saved. Use a torch.nn.ModuleList or ModuleDict, or call trial.track(…) in setup()."
                 )
     return found
 

@@ -244,7 +244,7 @@ def test_nothing_starts_before_the_first_batch() -> None:
         (DataLoader(TensorDataset(X)), "ready DataLoader"),
         (3, "no __len__ and __getitem__"),
         ((X, Y[:5]), "differ in length"),
-        ((X, Y.numpy()), "element 1 is a ndarray"),
+        ((X, Y.numpy()), "element 1 is an ndarray"),
         ((X, torch.tensor(1.0)), "without dimensions"),
         ((X[:0], Y[:0]), "empty"),
         ([], "empty"),

@@ -124,7 +124,7 @@ FAULTS = {
         {"tsa": "def train(trial): pass"},
         "tsa.py:trian", "tsa.py: holds no 'trian'; did you mean 'train'? Nothing was started.",
     ),
-    "no callable": ({"tsa": "train = 3"}, "tsa.py:train", "tsa.py: 'train' is a int, not a function"),
+    "no callable": ({"tsa": "train = 3"}, "tsa.py:train", "tsa.py: 'train' is an int, not a function"),
 }  # fmt: skip
 
 
