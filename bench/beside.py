@@ -1,9 +1,9 @@
 """(i) What checkpoints cost whatever is beside them: other workers, training, memory, the disk, a server.
 
-The longest commit of another process while 140 MB are saved, against the same process left alone; training with
-``checkpoint.every: auto``, against training without a checkpoint; the memory that saving takes, against the state;
-the bytes a checkpoint adds where nine tenths of a network are frozen, against the bytes that changed; and a save on
-PostgreSQL, against rows of bytes inserted by hand.
+The longest commit of another process while 140 MB are saved (and copied to a second place, from a database of
+140 MB), against the same process left alone; training with ``checkpoint.every: auto``, against training without a
+checkpoint; the memory that saving takes, against the state; the bytes a checkpoint adds where nine tenths of a
+network are frozen, against the bytes that changed; and a save on PostgreSQL, against rows of bytes inserted by hand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -24,8 +25,12 @@ from pairs import Comparison, Information, compare
 from sqlalchemy import make_url
 from studies_of_states import StateStudy
 
-from tunesafe.store import inventory
+from tunesafe.store import inventory, studies
+from tunesafe.store.backup_state import backups_beside
+from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import reading
+from tunesafe.store.folders import FolderDepot
+from tunesafe.study.copying import Copier
 
 __all__ = ["beside"]
 
@@ -41,8 +46,9 @@ _WARM_UP = 8
 def beside(pairs: int, quick: bool) -> Iterator[Comparison | Information]:
     """Every comparison of this benchmark, as it is made."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="tunesafe-bench-") as folder:
-        yield _commits(f"sqlite:///{folder}/study.db", pairs)
+    for copied in (False, True):
+        with tempfile.TemporaryDirectory(prefix="tunesafe-bench-") as folder:
+            yield _commits(Path(folder), pairs, copied=copied)
     for network in NETWORKS:
         yield from _training(network, _QUICK_SECONDS if quick else _TRAIN_SECONDS, pairs)
     for megabytes in (_MEGABYTES,) if quick else (_MEGABYTES, 400):
@@ -57,10 +63,51 @@ def beside(pairs: int, quick: bool) -> Iterator[Comparison | Information]:
         yield Information("PostgreSQL", f"NOT MEASURED: {error}")
 
 
-def _commits(url: str, pairs: int) -> Comparison:
-    study = StateStudy(url, _MEGABYTES)
-    for _ in range(_WARM_UP):
-        study.save()
+def _commits(folder: Path, pairs: int, *, copied: bool = False) -> Comparison:
+    study = StateStudy(f"sqlite:///{folder}/study.db", _MEGABYTES)
+    with ExitStack() as stack:
+        copy = stack.enter_context(_copies(study, folder)) if copied else None
+
+        def work() -> None:
+            study.save()
+            if copy is not None:
+                copy()
+
+        for _ in range(_WARM_UP):
+            work()
+        longest = stack.enter_context(_longest_commit(str(study.engine.url), work))
+        longest(_SAVES)
+        alone = min(longest(0) for _ in range(3))
+        found = compare(
+            f"longest commit of another beside {_MEGABYTES} MB{' and its copy' * copied} (bound: +100 ms)",
+            lambda: longest(_SAVES),
+            lambda: longest(0),
+            pairs=pairs,
+            unit="ms",
+            at_most=round(1.0 + _MORE_MS / alone, 2),
+        )
+    study.close()
+    return found
+
+
+@contextmanager
+def _copies(study: StateStudy, folder: Path) -> Iterator[Callable[[], object]]:
+    """What copies the study to a second place, in which a database of some size is sent each time."""
+    in_database = CheckpointStore(study.engine, UUID, None)
+    in_database.save(study.capture(), number=1, fence=1)
+    beside = backups_beside(study.engine.url, UUID)
+    with reading(study.engine) as connection:
+        row = studies.find_study(connection, "bench")
+    assert beside is not None
+    assert row is not None
+    with Copier(study.engine, row, FolderDepot(folder / "place"), beside) as copier:
+        assert copier.take()
+        yield copier.copy
+
+
+@contextmanager
+def _longest_commit(url: str, work: Callable[[], None]) -> Iterator[Callable[[int], float]]:
+    """What a process of its own waits longest for [ms] while work is done some times, or for as long if none."""
     words = [sys.executable, str(_HERE / "commits.py"), url, UUID, "1"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdin is not None
@@ -69,32 +116,21 @@ def _commits(url: str, pairs: int) -> Comparison:
         stdout.readline()
         took = 0.0
 
-        def longest(saves: int) -> float:
+        def longest(times: int) -> float:
             nonlocal took
             print("go", file=stdin, flush=True)
             begun = perf_counter()
-            for _ in range(saves):
-                study.save()
-            if saves:
+            for _ in range(times):
+                work()
+            if times:
                 took = perf_counter() - begun
             else:
                 sleep(took)
             print("stop", file=stdin, flush=True)
             return float(stdout.readline())
 
-        longest(_SAVES)
-        alone = min(longest(0) for _ in range(3))
-        found = compare(
-            f"longest commit of another beside {_MEGABYTES} MB (bound: +100 ms)",
-            lambda: longest(_SAVES),
-            lambda: longest(0),
-            pairs=pairs,
-            unit="ms",
-            at_most=round(1.0 + _MORE_MS / alone, 2),
-        )
+        yield longest
         stdin.close()
-    study.close()
-    return found
 
 
 def _training(network: Network, seconds: float, pairs: int) -> Iterator[Comparison | Information]:
