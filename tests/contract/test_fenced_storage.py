@@ -42,6 +42,28 @@ def lose(connection):
     raise LeaseLostError("another worker has the trial")
 
 
+def test_a_storage_that_cannot_be_opened_gives_its_connections_back(database_url, monkeypatch):
+    """Opening is tried again and again while a database comes and goes; a server has a hundred places."""
+    opened, closed = [], []
+
+    def break_off(self):
+        raise sa.exc.OperationalError("SELECT", {}, Exception("gone"))
+
+    monkeypatch.setattr("optuna.storages._rdb.storage._VersionManager.check_table_schema_compatibility", break_off)
+    listeners = (("connect", lambda connection, record: opened.append(id(record))),
+                 ("close", lambda connection, record: closed.append(id(record))))  # fmt: skip
+    for name, listener in listeners:
+        event.listen(sa.Pool, name, listener)
+    try:
+        with pytest.raises(StorageError):
+            FencedStorage(database_url)
+    finally:
+        for name, listener in listeners:
+            event.remove(sa.Pool, name, listener)
+    assert opened
+    assert closed == opened
+
+
 WRITES = {
     "parameter": lambda s, t: s.set_trial_param(t, "x", 0.5, FloatDistribution(0, 1)),
     "intermediate value": lambda s, t: s.set_trial_intermediate_value(t, 1, 0.5),

@@ -85,10 +85,12 @@ def now_and_then(seed: int, share: float) -> Callable[[Role, int], bool]:
 def losing(losses: Losses) -> Iterator[Losses]:
     """Let every engine of this process suffer these losses."""
     do_commit = DefaultDialect.do_commit
+    refused: list[Any] = []
 
     def on_statement(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         fault = losses.choose(statement, Fault.REFUSED, Fault.GONE)
         if fault is Fault.REFUSED:
+            refused.append(cursor.connection)
             raise _refusal(cursor.connection)
         if fault is Fault.GONE:
             raise _gone(cursor.connection)
@@ -112,6 +114,10 @@ def losing(losses: Losses) -> Iterator[Losses]:
     finally:
         event.remove(Engine, "do_execute", on_statement)
         event.remove(Engine, "do_execute_no_params", on_statement_without_parameters)
+        for connection in refused:
+            # SQLAlchemy forgets a connection whose first statements of all are refused, which no server does.
+            if _driver(connection) == "psycopg":
+                connection.close()
 
 
 def optuna_trials(url: str, study_name: str) -> list[optuna.trial.FrozenTrial]:

@@ -59,9 +59,6 @@ def test_a_study_on_a_database_that_comes_and_goes_ends_as_one_undisturbed(
     assert len(losses.happened) >= 5
 
 
-# SQLAlchemy forgets a connection that fails in its first statements.
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*BaseConnection:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 def test_a_server_that_comes_and_goes_changes_nothing_either(
     server_url: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:

@@ -40,6 +40,18 @@ Carried = Callable[[Connection], None]
 """A statement of ours that runs inside Optuna's transaction, last before its commit."""
 
 
+class _Rdb(RDBStorage):
+    """Optuna's, which gives its connections back where it cannot be opened: opening is tried again and again."""
+
+    def __init__(self, url: str, *, engine_kwargs: dict[str, Any]) -> None:
+        try:
+            super().__init__(url, engine_kwargs=engine_kwargs)
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
+
+
 class FencedStorage(BaseStorage):
     """An Optuna storage whose writes carry a statement of ours in the same transaction.
 
@@ -54,7 +66,7 @@ class FencedStorage(BaseStorage):
     def __init__(self, url: str) -> None:
         self._url = canonical_url(url)
         with self._translated():
-            self._rdb = RDBStorage(_template(self._url), engine_kwargs=dict(connect_kwargs(url)))
+            self._rdb = _Rdb(_template(self._url), engine_kwargs=dict(connect_kwargs(url)))
             apply_pragmas(self._rdb.engine)
             self._rdb.engine.dispose()  # the connections it was opened with know no pragmas
             # Optuna closes every session after its commit: to expire what was read takes a quarter of a cold load.
