@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
@@ -66,3 +67,8 @@ def snapshot(virtual_epoch: int, tensors: Sequence[bytes], structure: str = "{}"
     """A state at a boundary; every virtual epoch has ten examples."""
     parts = tuple(TensorBytes(f"model/{i}", "uint8", (len(t),), memoryview(t)) for i, t in enumerate(tensors))
     return Snapshot(Position(10 * virtual_epoch, virtual_epoch), structure, parts)
+
+
+def on_disk(files: Sequence[Path]) -> int:
+    """Space that files take [bytes]."""
+    return sum(file.stat().st_blocks * 512 for file in files)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
+from tests.unit.study.copies import Bench
 from tests.unit.study.studies import opened
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -33,3 +35,11 @@ def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
 def fresh_url(tmp_path: Path) -> str:
     """URL of an SQLite database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'fresh.db'}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A study without a checkpoint, and its second place."""
+    bench = Bench(tmp_path)
+    yield bench
+    bench.engine.dispose()
