@@ -14,7 +14,7 @@ from tunesafe.api.views import RunResult, StudyPlan
 from tunesafe.clock import Plan
 from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
-from tunesafe.executors import run_study, supervise
+from tunesafe.executors import finished_untouched, run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
 from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.depots import Depot
@@ -62,6 +62,9 @@ def run(
     program = _program(spec, folder, text, function)
     watch = _harmless(notify)
     new = not _exists(spec)
+    untouched = None if new else finished_untouched(spec, program, watch)
+    if untouched is not None:
+        return RunResult(untouched.exit_code, untouched.message)
     if spec.blobs is not None:
         _try(open_depot(spec.blobs, quick=True))
     if spec.backup is not None:

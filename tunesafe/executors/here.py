@@ -54,7 +54,7 @@ def run_study(
         claimant = Claimant(opened)
         claimant.take_up_held()
         before = claimant.tally()
-        watch(Notice("opened", None, opening_details(opened, before)))
+        watch(Notice("opened", None, opening_details(opened.spec, opened.changes, before)))
         for warning in opened.warnings:
             watch(Notice("event", None, {"event": "storage_warning", "message": warning}))
         left: Left | BaseException

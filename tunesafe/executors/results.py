@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunesafe.errors import ExitCode, LeaseLostError, Preempted
 from tunesafe.spec import StudySpec
+from tunesafe.spec.changes import Change
 from tunesafe.study import lifecycle
-from tunesafe.study.opening import OpenStudy
 from tunesafe.study.sampling import grid_size
 from tunesafe.study.suggest import distributions
 from tunesafe.worker.loop import Left
@@ -31,14 +32,13 @@ class RunResult:
     tally: lifecycle.Tally
 
 
-def opening_details(opened: OpenStudy, tally: lifecycle.Tally) -> dict[str, Any]:
+def opening_details(spec: StudySpec, changes: Sequence[Change], tally: lifecycle.Tally) -> dict[str, Any]:
     """What the first line of a run says; ``grid_points`` only where they end the study early."""
-    spec = opened.spec
     points = grid_size(spec.sampler.name, spec.sampler.options, distributions(spec))
     ends_early = points is not None and points + sum(map(bool, spec.initial_trials)) < spec.n_trials
     return {
-        "storage": opened.spec.storage,
-        "changes": opened.changes,
+        "storage": spec.storage,
+        "changes": changes,
         "n_trials": tally.open + tally.held + tally.ended,
         "ended": tally.ended,
         "begun": tally.ended + tally.claimed + tally.closing + tally.held,

@@ -24,7 +24,7 @@ from tunesafe.study.beginning_again import begin_again
 from tunesafe.study.sampling import grid_size
 from tunesafe.study.suggest import distributions
 
-__all__ = ["Program", "note", "settle"]
+__all__ = ["Program", "changes_since", "note", "settle"]
 
 _DRAWN = ("parameters", "seed", "sampler", "initial_trials")
 """Keys that trials which have begun, results or not, were drawn by."""
@@ -71,7 +71,7 @@ def settle(
     here = environment.describe()
     if row is None:
         return _create(connection, spec, program, here), []
-    changes = _changes(connection, row, spec, program)
+    changes = changes_since(connection, row, spec, program)
     _refuse_fewer(connection, row, spec)
     refused = [change for change in changes if change.kind is ChangeKind.BREAKING]
     if refused and not accept_changes:
@@ -120,7 +120,8 @@ def _create(
     return replace(row, threads_per_worker=threads)
 
 
-def _changes(connection: Connection, row: studies.StudyRow, spec: StudySpec, program: Program) -> list[Change]:
+def changes_since(connection: Connection, row: studies.StudyRow, spec: StudySpec, program: Program) -> list[Change]:
+    """What is other than it was when the study was opened last; nothing is written."""
     tally = lifecycle.Tally(**tallies.count_by_standing(connection, row.uuid))
     begun = tallies.highest_begun(connection, row.uuid) + 1
     settled = Settled(begun, row.examples_per_pass, row.threads_per_worker)
