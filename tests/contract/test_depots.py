@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 
 from tests.s3 import SECRET
@@ -166,3 +168,24 @@ def test_a_folder_whose_disk_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(DepotError, match="is its disk there"):
         open_depot(f"file://{tmp_path}/mnt/depot").put("a", b"1")
     assert not (tmp_path / "mnt").exists()
+
+
+@pytest.mark.s3
+def test_a_store_that_stops_at_an_object_that_is_gone_still_loses_the_others(
+    monkeypatch: pytest.MonkeyPatch, s3_url: str
+) -> None:
+    """As Google's may: the names after it are deleted one by one."""
+    depot = open_depot(s3_url)
+    names = ["x/a", "x/gone", "x/b"]
+    for name in ("x/a", "x/b"):
+        depot.put(name, b"1")
+    delete = obstore.delete
+
+    def strict(store: Any, paths: list[str]) -> None:
+        for path in paths:
+            obstore.head(store, path)
+            delete(store, [path])
+
+    monkeypatch.setattr(obstore, "delete", strict)
+    depot.delete(names)
+    assert depot.entries("x") == []

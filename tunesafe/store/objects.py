@@ -114,9 +114,14 @@ class ObjectDepot:
 
     def delete(self, names: Collection[str]) -> None:
         """See ``Depot``."""
-        with self._translated(), suppress(FileNotFoundError):
-            if names:
-                obstore.delete(self._store, list(names))
+        with self._translated():
+            try:
+                if names:
+                    obstore.delete(self._store, list(names))
+            except FileNotFoundError:
+                # S3 does not mind; where a store does, the rest of the list may not have been looked at.
+                for name in names if len(names) > 1 else ():
+                    self.delete([name])
 
     def look(self, name: str) -> tuple[bytes, object] | None:
         """See ``Depot``."""
