@@ -79,10 +79,18 @@ class LedgerServices:
 
     def newest_state(self) -> StoredState | None:
         """See :class:`tunesafe.trial.services.TrialServices`."""
-        return self._patience(self._checkpoints.newest_intact, self._claim.number, self._on_damage)
+        damage: list[DamagedError] = []
 
-    def _on_damage(self, error: DamagedError) -> None:
-        self.event("damaged", message=str(error))
+        def newest_intact() -> StoredState | None:
+            damage.clear()  # an attempt before this one has found the same
+            return self._checkpoints.newest_intact(self._claim.number, damage.append)
+
+        state = self._patience(newest_intact)
+        for error in damage:
+            # Only now it is known what the trial falls back on.
+            seen = 0 if state is None else state.info.position.examples_seen
+            self.event("damaged", message=str(error), continues_from=seen)
+        return state
 
     def record(self, report: Report) -> Judgement:
         """See :class:`tunesafe.trial.services.TrialServices`."""
