@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CREDENTIALS", "SECRET", "MissingS3Error", "make_bucket", "server"]
+__all__ = ["CREDENTIALS", "SECRET", "MissingS3Error", "make_bucket", "server", "unfinished_uploads"]
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "tests" / "s3-constraints.txt"
@@ -56,6 +57,12 @@ def server() -> Iterator[str]:
 def make_bucket(address: str, name: str) -> None:
     """Make an empty bucket."""
     urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT"), timeout=LIMIT_SECONDS).close()
+
+
+def unfinished_uploads(address: str, bucket: str) -> list[str]:
+    """The names of objects of which parts have been sent, and which nobody has completed or given up."""
+    with urllib.request.urlopen(f"{address}/{bucket}?uploads", timeout=LIMIT_SECONDS) as answer:
+        return re.findall(r"<Key>(.*?)</Key>", answer.read().decode())
 
 
 def _installed() -> Path:

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
 from tests.crash.outcome import differences, flaws
 from tests.crash.places import COPYING, FETCHING
 from tests.crash.variations import BASE, Variation
+from tests.s3 import unfinished_uploads
+from tunesafe.store.depot_urls import open_depot
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -34,12 +37,13 @@ class Machines:
         lab: Where it runs.
         folder: Its machines' disks.
         url: The second place.
+        base: What kind of study it is.
     """
 
-    def __init__(self, lab: Laboratory, folder: Path, url: str) -> None:
-        self._lab, self._folder, self.url = lab, folder, url
+    def __init__(self, lab: Laboratory, folder: Path, url: str, base: Variation = BASE) -> None:
+        self._lab, self._folder, self.url, self.base = lab, folder, url, base
         self._count = 0
-        self.variation: Variation = replace(BASE, changes={"backup": {"url": url, "every": 0.05}})
+        self.variation = replace(base, changes={**base.changes, "backup": {"url": url, "every": 0.05}})
         folder.mkdir(exist_ok=True)
 
     def begin(self) -> Study:
@@ -86,7 +90,7 @@ class Machines:
         """
         study.finish()
         outcome = study.outcome()
-        problems = flaws(outcome, BASE.num_trials) + differences(self._lab.reference(BASE).outcome, outcome)
+        problems = flaws(outcome, BASE.num_trials) + differences(self._lab.reference(self.base).outcome, outcome)
         return Survival(self.variation, deaths, [], problems)
 
     def _new(self) -> Path:
@@ -124,9 +128,16 @@ def test_a_study_that_loses_its_machine_again_and_again_ends_identical(
     survived(machines.conclude(study, ["random instant"] * deaths))
 
 
+BOTH = ["machines", pytest.param("machines_and_s3", marks=[pytest.mark.s3, pytest.mark.slow])]
+
+
 @pytest.mark.parametrize("failpoint", COPYING)
-def test_a_death_in_mid_copy_leaves_a_whole_copy(failpoint: str, machines: Machines, survived: Check) -> None:
+@pytest.mark.parametrize("where", BOTH)
+def test_a_death_in_mid_copy_leaves_a_whole_copy(
+    failpoint: str, where: str, request: pytest.FixtureRequest, survived: Check
+) -> None:
     """The study goes on from the copy, and just as well from its own disk; both end identical."""
+    machines: Machines = request.getfixturevalue(where)
     study = machines.begin()
     study.run_and_die(Kill("train.batch", 60))
     study.run_and_die(Kill(failpoint, 2))
@@ -135,12 +146,49 @@ def test_a_death_in_mid_copy_leaves_a_whole_copy(failpoint: str, machines: Machi
     survived([machines.conclude(restored, [failpoint]), machines.conclude(study, [failpoint])])
 
 
+LARGE_STATES = Variation("large states", {"parameters": {"ballast": 6_000_000}})
+"""24 MB: several parts of an upload."""
+
+
+@pytest.mark.parametrize(
+    "passings", [pytest.param((4, 6), id="few"), pytest.param(range(1, 12), marks=pytest.mark.slow, id="every")]
+)
+def test_a_death_in_mid_upload_leaves_a_whole_copy_and_is_in_nobodys_way(
+    passings: Sequence[int], machines_and_s3: Machines, s3_server: str, survived: Check
+) -> None:
+    """Between any two parts of what goes up in parts: nothing of it is an object, and the next copy is whole."""
+    machines = replace_base(machines_and_s3, LARGE_STATES)
+    bucket = machines.url.removeprefix("s3://").partition("/")[0]
+    study, unfinished = machines.begin(), set()
+    study.run_and_die(Kill("finish.swept", 1))
+    for passing in passings:
+        before = set(unfinished_uploads(s3_server, bucket))
+        study.run_and_die(Kill("backup.sending", passing))
+        new = set(unfinished_uploads(s3_server, bucket)) - before
+        unfinished |= new
+        there = {f"studies/one/{entry.name}" for entry in open_depot(machines.url).entries("packs")}
+        assert not new & there, "an upload nobody has completed is an object"
+    assert unfinished, "no upload was killed in its middle"
+    restored = machines.restored()
+    assert restored is not None
+    survived([machines.conclude(restored, ["backup.sending"]), machines.conclude(study, ["backup.sending"])])
+
+
+def replace_base(machines: Machines, base: Variation) -> Machines:
+    """The same places, for another study."""
+    return Machines(machines._lab, machines._folder, machines.url, base)
+
+
 MOVES = [Kill("fetch.moving", passing) for passing in (2, 3, 4)]  # database, packs, code, study file
 
 
 @pytest.mark.parametrize("kill", [*map(Kill, FETCHING), *MOVES], ids=str)
-def test_a_restore_that_is_killed_is_done_by_the_same_command(kill: Kill, machines: Machines, survived: Check) -> None:
+@pytest.mark.parametrize("where", BOTH)
+def test_a_restore_that_is_killed_is_done_by_the_same_command(
+    kill: Kill, where: str, request: pytest.FixtureRequest, survived: Check
+) -> None:
     """Up to the last moment there is no study file to run; afterwards there is all of it."""
+    machines: Machines = request.getfixturevalue(where)
     study = machines.begin()
     study.run_and_die(Kill("finish.swept", 3))
     shutil.rmtree(study.folder)

@@ -68,7 +68,7 @@ def train(trial: tunesafe.Trial) -> None:
     """
     model = network(trial.params)
     optimizer = optimizer_of(model, trial.params)
-    ballast = {"losses": torch.zeros(300_000 if trial.number % 2 else 3)}
+    ballast = {"losses": torch.zeros(trial.params.get("ballast", 300_000) if trial.number % 2 else 3)}
     trial.track(model=model, optimizer=optimizer, ballast=ballast)
     for epoch in trial.virtual_epochs((X, Y), accumulate=trial.params.get("accumulate", 1)):
         model.train()

@@ -163,13 +163,22 @@ def _claimed(depot: Depot, staging: Path, complete: Path, tell: Callable[[str], 
     try:
         yield _claim(depot, tried)
     except BaseException:
-        with suppress(OSError):
-            complete.unlink(missing_ok=True)
+        if _is_gone(complete):  # else all of it is here, and the next command goes on with it
             if tried and not _give_back(depot, tried[-1]):
                 host = tried[-1].former.host
                 tell(f"{depot.url} could not be given back: {host} copies nothing there until it is restored")
-        shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _is_gone(file: Path) -> bool:
+    """Remove a file; whether it is not there. A disk that tells nothing any more holds nothing, either."""
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+    try:
+        return not file.exists()
+    except OSError:
+        return True
 
 
 def _give_back(depot: Depot, claim: _Claim) -> bool:

@@ -63,6 +63,7 @@ class DistantPacks:
                 lengths.append(data.nbytes)
                 for start in range(0, data.nbytes, _BLOCK_BYTES):
                     yield bytes(data[start : start + _BLOCK_BYTES])
+            failpoint("pack.written")
 
         self.depot.put(self._object(name), blocks())
         failpoint("pack.durable")

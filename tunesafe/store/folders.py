@@ -56,11 +56,14 @@ class FolderDepot:
     def blocks(self, name: str) -> Iterator[bytes] | None:
         """See ``Depot``."""
         with self._translated(), suppress(FileNotFoundError):
-            return self._blocks(self._file(name).open("rb"))
+            blocks = self._blocks(self._file(name).open("rb"))
+            next(blocks)  # from here on it closes the file, even if nobody asks for a block
+            return blocks
         return None
 
     def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
         with self._translated(), file:
+            yield b""
             yield from blocks_of(file)
 
     def part(self, name: str, start: int, num_bytes: int) -> memoryview | None:

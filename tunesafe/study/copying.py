@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Self
 from uuid import uuid4
@@ -109,7 +109,7 @@ class Copier:
             pointer = self._pointer(found and found[0], token, packs, began)
             if found is None or not _same(found[0], pointer):
                 with self._folder.snapshot.open("rb") as snapshot:
-                    self._depot.put(pointer.database.name, blocks_of(snapshot))
+                    self._depot.put(pointer.database.name, _sending(blocks_of(snapshot)))
                 failpoint("backup.uploaded")
                 self._point(pointer, found and found[1])
                 failpoint("backup.pointed")
@@ -117,11 +117,18 @@ class Copier:
                 failpoint("backup.cleaned")
             else:
                 pointer = found[0]
+                self._tidy(there - {pointer.database.name, *pointer.packs}, found[1])
         finally:
             with suppress(OSError):
                 self._folder.snapshot.unlink(missing_ok=True)
         num_bytes = pointer.database.num_bytes + sum(each.num_bytes for each in packs)
         return BackupState(self._depot.url, began, pointer.generation, num_bytes)
+
+    def _tidy(self, unneeded: Collection[str], version: object) -> None:
+        """Remove what an earlier copy could not, if the pointer is still the one that was read before the list."""
+        now = backups.look_up(self._depot) if unneeded else None
+        if now is not None and now[1] == version:
+            self._depot.delete(unneeded)
 
     def _names(self, folder: str) -> list[str]:
         return [entry.name for entry in self._depot.entries(folder)]
@@ -174,7 +181,7 @@ class Copier:
 
     def _send(self, target: PackObject, contents: Collection[Packed]) -> PackObject:
         with self._packs.file(target.pack).open("rb") as pack:
-            self._depot.put(target.name, read_parcel(pack, [each.place for each in contents]))
+            self._depot.put(target.name, _sending(read_parcel(pack, [each.place for each in contents])))
         failpoint("backup.packs")
         return target
 
@@ -276,6 +283,12 @@ def refuse_taken_place(spec: StudySpec) -> None:
             f"yet. Nothing was started. To continue that one: tunesafe restore {url} DIR; to begin anew, name another "
             "place or remove that backup.",
         )
+
+
+def _sending(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    for block in blocks:
+        failpoint("backup.sending")
+        yield block
 
 
 def _same(one: Pointer, other: Pointer) -> bool:
