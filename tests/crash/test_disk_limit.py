@@ -25,8 +25,19 @@ DEATHS = (
 
 def test_a_limit_changes_what_is_kept_and_nothing_else(lab: Laboratory) -> None:
     """Killed or not: the same trials, values and decisions as with room for all, and what is left is the same bits."""
-    roomy = lab.reference(ROOMY).outcome
-    study = lab.study(LIMITED)
+    check(lab)
+
+
+@pytest.mark.slow
+def test_a_limit_on_a_server_changes_what_is_kept_and_nothing_else(lab: Laboratory, server_url: str) -> None:
+    """The collector's transactions are others there: what is forgotten goes after the commit, in one of its own."""
+    check(lab, server_url)
+
+
+def check(lab: Laboratory, storage: str | None = None) -> None:
+    """A limited study that dies again and again, compared with one that has room for all."""
+    roomy = dict(lab.reference(ROOMY).outcome)
+    study = lab.study(LIMITED, storage)
     for kill in DEATHS:
         study.run_and_die(kill)
     study.finish()

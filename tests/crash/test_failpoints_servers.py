@@ -6,7 +6,7 @@ import pytest
 
 from tests.crash.harness import Check, Kill, Laboratory
 from tests.crash.places import ON_SERVERS, deaths_at, in_turn
-from tests.crash.variations import BASE, VARIATIONS
+from tests.crash.variations import BASE, VARIATIONS, Variation
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
@@ -36,6 +36,28 @@ def test_a_study_on_a_server_with_its_large_states_elsewhere_ends_identical(
     elsewhere = next(variation for variation in VARIATIONS if variation.name == "blobs elsewhere")
     places = ("pack.durable", "checkpoint.in_transaction", "checkpoint.committed", "restore.after", "checkpoint.swept")
     survived(lab.kill_at(elsewhere, [Kill(failpoint) for failpoint in places], server_url))
+
+
+FORGETFUL = {
+    "thinned": next(variation for variation in VARIATIONS if variation.name == "weights only"),
+    "thinned, elsewhere": Variation(
+        "weights only, elsewhere",
+        {"checkpoint": {"keep": {"last": 1, "best": 1, "every": 2, "finished": "weights"}}, "blobs": "blobs"},
+    ),
+}
+FORGETTING = [
+    Kill(failpoint, passing)
+    for passing in (1, 2, 3)
+    for failpoint in ("forget.in_transaction", "forget.committed", "checkpoint.swept")
+]
+
+
+@pytest.mark.parametrize("kind", ["thinned", pytest.param("thinned, elsewhere", marks=pytest.mark.slow)])
+def test_a_study_on_a_server_that_dies_while_it_forgets_ends_identical(
+    kind: str, server_url: str, lab: Laboratory, survived: Check
+) -> None:
+    """Inside the transaction, before the bytes go and after: rows, chunks and objects are those of a calm study."""
+    survived(lab.kill_at(FORGETFUL[kind], FORGETTING, server_url))
 
 
 @pytest.mark.slow
