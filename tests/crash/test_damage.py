@@ -36,7 +36,16 @@ _AS_BYTES = f"x'{PICKLE.encode().hex()}'"
 NUMBERS = ("{column} + 1", "-1", "1099511627776", "'x'", "NULL")
 REALS = ("1e300", "'x'", "NULL")
 BYTES = ("x'00'", "CAST(zeroblob(10) AS BLOB)", "'text'", _AS_BYTES)
-TEXTS = ("'x'", "''", "substr({column}, 1, length({column}) / 2)", "replace({column}, '0', '1')", _AS_TEXT, _AS_BYTES)
+NO_TEXT = "CAST(x'61ff' || {column} AS TEXT)"
+TEXTS = (
+    "'x'",
+    "''",
+    NO_TEXT,
+    "substr({column}, 1, length({column}) / 2)",
+    "replace({column}, '0', '1')",
+    _AS_TEXT,
+    _AS_BYTES,
+)
 SAID = (2, 3, 4)
 """Exit codes of a command that says what is wrong with what it was given, or with the database."""
 
@@ -159,3 +168,40 @@ def test_a_study_any_of_whose_values_are_damaged_ends_right_or_says_so(
 ) -> None:
     """Every column of every table of ours, in every way."""
     check(killed, lab, [case for case in CASES if case[0] == table])
+
+
+OPTUNAS = (
+    ("trials", "number", "'x'"),
+    ("trials", "study_id", "study_id + 1"),
+    ("trials", "state", "'x'"),
+    ("trial_params", "distribution_json", "'x'"),
+    ("trial_values", "value", "'x'"),
+    ("trial_intermediate_values", "intermediate_value", "'x'"),
+    ("trial_system_attributes", "value_json", "'x'"),
+    ("study_user_attributes", "value_json", "'x'"),
+    ("alembic_version", "version_num", "'x'"),
+)
+"""Columns of Optuna's tables that nobody can make sense of once they are damaged so."""
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "way"),
+    [pytest.param(*case, marks=[] if case[1] in ("number", "value") else pytest.mark.slow) for case in OPTUNAS],
+    ids=lambda word: word,
+)
+def test_a_damaged_row_of_optunas_is_one_message(
+    table: str, column: str, way: str, killed: Study, lab: Laboratory
+) -> None:
+    """What cannot be read is not guessed."""
+    folder = lab.folder / "damaged"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(killed.folder, folder)
+    with closing(sqlite3.connect(folder / "crash.db")) as database:
+        database.execute(f"UPDATE {table} SET {column} = {way}")
+        database.commit()
+        assert database.total_changes
+    ended = Study(lab, BASE, folder).run()
+    assert ended.code in SAID, ended.output
+    assert "Traceback" not in ended.output
+    assert "Optuna" in ended.output
+    assert "Nothing was changed" in ended.output

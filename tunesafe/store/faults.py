@@ -125,6 +125,8 @@ _MYSQL_CLIENT = range(2000, 3000)
 """Numbers of errors found on this side of the connection; all others are a server's answers."""
 _REFUSALS = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 """How PostgreSQL says no to a connection: psycopg has no code for it."""
+_NO_TEXT = "Could not decode to UTF-8"
+"""What Python says, without a code, of text in a SQLite column that is none."""
 _ERRNO: dict[int, _Fault] = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -162,6 +164,8 @@ def _diagnose(error: Exception) -> _Fault:
     if name := getattr(driver, "sqlite_errorname", None):
         # Extended codes, such as SQLITE_BUSY_SNAPSHOT, begin with the code they extend.
         return _SQLITE.get("_".join(str(name).split("_")[:2]), _FAILED)
+    if _NO_TEXT in str(driver):
+        return _CORRUPT
     number = driver.args[0] if driver is not None and driver.args else None
     # Before any code: newer PyMySQL gives both, and "HY000" is a lock's timeout as well as a full disk.
     if isinstance(number, int) and number in _MYSQL:

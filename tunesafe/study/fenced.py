@@ -28,7 +28,7 @@ from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from tunesafe.errors import StorageError
+from tunesafe.errors import DamagedError, StorageError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.engine import apply_pragmas, connect_kwargs
 from tunesafe.store.faults import TransientStorageError, as_storage_error, translated
@@ -61,12 +61,13 @@ class FencedStorage(BaseStorage):
     Raises:
         StorageError: From any method, where the database fails. Whatever the carried
             statement raises comes out unchanged, and nothing of that transaction stays.
+        DamagedError: From those that read, where a row is not what Optuna wrote.
     """
 
     def __init__(self, url: str) -> None:
         self._url = canonical_url(url)
         with self._translated():
-            self._rdb = _Rdb(_template(self._url), engine_kwargs=dict(connect_kwargs(url)))
+            self._rdb = self._opened(dict(connect_kwargs(url)))
             apply_pragmas(self._rdb.engine)
             self._rdb.engine.dispose()  # the connections it was opened with know no pragmas
             # Optuna closes every session after its commit: to expire what was read takes a quarter of a cold load.
@@ -83,6 +84,15 @@ class FencedStorage(BaseStorage):
         self._trouble: StorageError | None = None
         event.listen(self._rdb.scoped_session, "before_commit", self._before_commit)
         event.listen(self._rdb.engine, "handle_error", self._on_error)
+
+    def _opened(self, engine_kwargs: dict[str, Any]) -> RDBStorage:
+        try:
+            return _Rdb(_template(self._url), engine_kwargs=engine_kwargs)
+        except (RuntimeError, AssertionError) as error:  # another version's tables, or a damaged row that says which
+            raise StorageError(
+                f"Optuna cannot use its tables in {display_url(self._url)}: {error}. Nothing was "
+                "changed. Use the Optuna they were made with, or restore the database from a backup."
+            ) from error
 
     def close(self) -> None:
         """Give the connections back."""
@@ -166,6 +176,21 @@ class FencedStorage(BaseStorage):
             self._trouble = error
             raise
 
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Let damaged rows of Optuna's be an error of ours; a ``KeyError`` is an answer: there is no such thing."""
+        with self._translated():
+            try:
+                yield
+            except KeyError:
+                raise
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, AssertionError) as error:
+                raise DamagedError(
+                    f"{what} cannot be read, a row in Optuna's tables is damaged: {type(error).__name__}: {error}. "
+                    "Nothing was changed, and what other rows hold is not affected. Restore the database from a "
+                    "backup, or begin under a new name."
+                ) from error
+
     # --- what samplers and pruners may see ---------------------------------------------
 
     def show(self, distributions: Mapping[str, BaseDistribution]) -> None:
@@ -191,6 +216,9 @@ class FencedStorage(BaseStorage):
         known = self._shown.get(trial._trial_id)
         if known is not None:
             return known
+        measured = (*trial.intermediate_values.values(), *(trial._values or ()))
+        if not all(isinstance(value, float) for value in measured):  # SQLite keeps whatever is put into a column
+            raise ValueError(f"trial {trial.number} has a value that is no number")
         shown = trial
         if not all(_same(self._current.get(name, own), own) for name, own in trial.distributions.items()):
             shown = self._as_if_now(trial)
@@ -216,10 +244,10 @@ class FencedStorage(BaseStorage):
         if self._held is not None:
             shown = [trial for trial in self._held if states is None or trial.state in states]
         else:
-            with self._translated(), _without_collecting():
+            with self._reading("The study's trials"), _without_collecting():
                 trials = self._inner.get_all_trials(study_id, deepcopy=False, states=states)
-            known = self._shown
-            shown = [known.get(trial._trial_id) or self._show(trial) for trial in trials]
+                known = self._shown
+                shown = [known.get(trial._trial_id) or self._show(trial) for trial in trials]
         return _deepcopy(shown) if deepcopy else shown
 
     # --- writes ------------------------------------------------------------------------
@@ -283,26 +311,26 @@ class FencedStorage(BaseStorage):
             return self._inner.get_study_name_from_id(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        with self._translated():
+        with self._reading("The study"):
             return self._inner.get_study_directions(study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        with self._translated():
+        with self._reading("The study"):
             return self._inner.get_study_user_attrs(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        with self._translated():
+        with self._reading("The study"):
             return self._inner.get_study_system_attrs(study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        with self._translated():
+        with self._reading("The studies"):
             return self._inner.get_all_studies()
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         for held in reversed(self._held or ()):  # those who ask are the newest
             if held._trial_id == trial_id:
                 return held
-        with self._translated():
+        with self._reading("A trial"):
             return self._show(self._inner.get_trial(trial_id))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:

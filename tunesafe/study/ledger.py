@@ -34,6 +34,7 @@ from tunesafe.contracts import (
     TrialRow,
     Verdict,
 )
+from tunesafe.errors import DamagedError
 from tunesafe.failpoints import failpoint
 from tunesafe.spec import StudySpec
 from tunesafe.store import claims, records, studies, tallies
@@ -335,7 +336,14 @@ class Ledger:
         return row
 
     def _trial_id(self, claim: Claim) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, claim.number)
+        try:
+            return self._storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, claim.number)
+        except KeyError as error:
+            raise DamagedError(
+                f"Trial {claim.number} is not in Optuna's tables any more: its row is damaged, or a program other than "
+                "tunesafe removed it. Nothing was changed. Restore the database from a backup, or begin under a new "
+                "name."
+            ) from error
 
     @contextmanager
     def _decorating(self, claim: Claim) -> Iterator[None]:

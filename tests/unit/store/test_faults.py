@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy import text as sql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tunesafe.errors import LeaseLostError, StorageError
+from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.faults import CorruptStorageError, TransientStorageError, UnreachableStorageError, translated
 
 URL = make_url("postgresql://me:secret@db/tunes")
@@ -76,3 +78,14 @@ def test_an_error_of_the_disk_is_one_of_the_storage(code: int) -> None:
 def test_what_is_not_the_databases_fault_passes_unchanged(error: Exception) -> None:
     """Our own errors, bugs, and what only the function that ran the statement understands."""
     assert come_out(error) is error
+
+
+def test_text_that_is_none_is_damage_and_nothing_to_wait_for(sqlite_url: str) -> None:
+    """A flipped bit in a column of SQLite: Python finds it without a code."""
+    engine = open_engine(sqlite_url)
+    with writing(engine) as connection:
+        connection.execute(sql("CREATE TABLE words (word TEXT)"))
+        connection.execute(sql("INSERT INTO words VALUES (CAST(x'61ff' AS TEXT))"))
+    with pytest.raises(CorruptStorageError, match="is damaged: Could not decode"), reading(engine) as connection:
+        connection.execute(sql("SELECT word FROM words")).all()
+    engine.dispose()
