@@ -21,8 +21,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -116,7 +116,8 @@ def _run(job: dict[str, Any]) -> int:
     """``tunesafe run study.yaml``, watched at its failpoints.
 
     A job may say: ``failpoint``, ``passing`` and ``action`` (``kill``, ``raise``, or a signal's name); ``census``
-    (count passings into census.json); ``max_pages`` (a full disk, as SQLite sees it); ``options`` of the command.
+    (count passings into census.json); ``max_pages`` (a full disk, as SQLite sees it); ``disk`` (a call that fails:
+    see ``_on_failing_disk``); ``options`` of the command.
     """
     from tunesafe import failpoints
     from tunesafe.cli import main as tunesafe
@@ -144,7 +145,32 @@ def _run(job: dict[str, Any]) -> int:
             tunesafe(["run", "study.yaml", *job.get("options", ())])
         finally:
             Path("census.json").write_text(json.dumps(counts))
-    tunesafe(["run", "study.yaml", *job.get("options", ())])
+    with _on_failing_disk(job.get("disk")):
+        tunesafe(["run", "study.yaml", *job.get("options", ())])
+
+
+@contextmanager
+def _on_failing_disk(asked: dict[str, Any] | None) -> Iterator[None]:
+    """Let one call fail, or all from there on, and write into disk.json which one it was, if any.
+
+    What is asked says ``at``, ``error``, ``lasting``, ``thread`` and either ``folders``, for calls on files in them,
+    or nothing, for statements of SQLite.
+    """
+    if asked is None:
+        yield
+        return
+    from tests.disk_faults import failing_disk, failing_sql
+    from tunesafe.executors import second_place
+
+    setattr(second_place, "_FAILING_SECONDS", 1.0)  # noqa: B010 - for this process only
+    how = {"lasting": asked.get("lasting", False), "thread": asked.get("thread")}
+    folders = [Path(folder) for folder in asked.get("folders", ())]
+    failing = failing_disk if folders else failing_sql
+    try:
+        with failing(asked["at"], asked["error"], *folders, **how) as disk:
+            yield
+    finally:
+        Path("disk.json").write_text(json.dumps(disk.failed))
 
 
 def _restore(job: dict[str, Any]) -> int:
