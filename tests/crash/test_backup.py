@@ -19,7 +19,7 @@ from tests.crash.command import command
 from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
 from tests.crash.outcome import differences, flaws
 from tests.crash.places import COPYING, FETCHING
-from tests.crash.variations import BASE, Variation
+from tests.crash.variations import ALL_IN_PACKS, BASE, Variation
 from tests.s3 import unfinished_uploads
 from tunesafe.store.depot_urls import open_depot
 
@@ -41,10 +41,15 @@ class Machines:
     """
 
     def __init__(self, lab: Laboratory, folder: Path, url: str, base: Variation = BASE) -> None:
-        self._lab, self._folder, self.url, self.base = lab, folder, url, base
+        self._lab, self._folder, self.url = lab, folder, url
         self._count = 0
-        self.variation = replace(base, changes={**base.changes, "backup": {"url": url, "every": 0.05}})
+        self.keep(base)
         folder.mkdir(exist_ok=True)
+
+    def keep(self, base: Variation) -> None:
+        """Let it be a study of this kind, before it begins."""
+        backup = {"url": self.url, "every": 0.05}
+        self.base, self.variation = base, replace(base, changes={**base.changes, "backup": backup})
 
     def begin(self) -> Study:
         """The study, on a new machine, from nothing."""
@@ -189,6 +194,7 @@ def test_a_restore_that_is_killed_is_done_by_the_same_command(
 ) -> None:
     """Up to the last moment there is no study file to run; afterwards there is all of it."""
     machines: Machines = request.getfixturevalue(where)
+    machines.keep(ALL_IN_PACKS)  # whichever instant the copy is of, there are packs
     study = machines.begin()
     study.run_and_die(Kill("finish.swept", 3))
     shutil.rmtree(study.folder)

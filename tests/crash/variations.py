@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BASE", "PRUNERS", "SAMPLERS", "VARIATIONS", "Variation"]
+__all__ = ["ALL_IN_PACKS", "BASE", "PRUNERS", "SAMPLERS", "VARIATIONS", "Variation"]
 
 TRIAL_EXAMPLES, VIRTUAL_EPOCHS = 220, 4
 
@@ -71,6 +71,7 @@ class Variation:
 
 
 BASE = Variation("base")
+ALL_IN_PACKS = Variation("all in packs", {"checkpoint": {"in_database": "off"}})
 
 _FLOATS_ONLY = {"lr": _BASE["parameters"]["lr"], "dropout": {"type": "float", "low": 0.0, "high": 0.5}}
 _GRID = {
@@ -208,7 +209,7 @@ VARIATIONS = (
         shows="null, null",
     ),
     Variation("blobs elsewhere", {"blobs": "blobs"}),
-    Variation("all in packs", {"checkpoint": {"in_database": "off"}}),
+    ALL_IN_PACKS,
     Variation("all in blobs elsewhere", {"blobs": "blobs", "checkpoint": {"in_database": "off"}}),
     Variation("maximize", {"objective": {"metric": "val_loss", "direction": "maximize"}}),
 )

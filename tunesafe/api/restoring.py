@@ -166,7 +166,7 @@ def _claimed(depot: Depot, staging: Path, complete: Path, tell: Callable[[str], 
         if _is_gone(complete):  # else all of it is here, and the next command goes on with it
             if tried and not _give_back(depot, tried[-1]):
                 host = tried[-1].former.host
-                tell(f"{depot.url} could not be given back: {host} copies nothing there until it is restored")
+                tell(f"{depot.url} could not be given back: until it is restored, {host} may copy nothing there")
             shutil.rmtree(staging, ignore_errors=True)
         raise
 

@@ -151,10 +151,9 @@ class SecondPlace:
         was, self._state = self._state, state
         self._keep_state(state)
         failpoint("backup.kept")
-        if self._fails or self._is_lost:
-            since = None if was is None else was.failing_since
-            self._fails = self._is_lost = False
-            self._tell("backup_back", {"seconds": round(time.time() - (since or time.time()), 1)})
+        self._fails = self._is_lost = False
+        if was is not None and was.failing_since is not None:  # in this run or in one before
+            self._tell("backup_back", {"seconds": round(time.time() - was.failing_since, 1)})
 
     def _pause(self, seconds: float) -> None:
         if self._closing.is_set():
@@ -183,7 +182,9 @@ class SecondPlace:
             return
         self._is_lost = True
         before = self._state or BackupState(self._url)
-        self._keep_state(replace(before, failing_since=time.time(), why=str(error), lost=True))
+        since = before.failing_since or time.time()
+        self._state = replace(before, failing_since=since, why=str(error), lost=True)
+        self._keep_state(self._state)
         self._tell("backup_lost", {"why": str(error)})
 
     # ------------------------------------------------------------------ small print

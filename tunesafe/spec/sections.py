@@ -96,14 +96,16 @@ class Checkpoint(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.in_database or 0) > _MOST_IN_DATABASE:
-            text = f"must be at most 64MiB, for others wait meanwhile, found {WRITTEN}"
-            raise_faults([Fault(text, ("in_database",))])
+        faults: list[Fault] = []
         if isinstance(self.every, Every) and not self.mid_epoch:
             given = [key for key in ("examples", "seconds") if getattr(self.every, key) is not None]
-            if given:
-                text = "saves inside virtual epochs and needs checkpoint.mid_epoch: true"
-                raise_faults([Fault(text, ("every", key)) for key in given])
+            text = "saves inside virtual epochs and needs checkpoint.mid_epoch: true"
+            faults += [Fault(text, ("every", key)) for key in given]
+        if (self.in_database or 0) > _MOST_IN_DATABASE:
+            text = f"must be at most 64MiB, for others wait meanwhile, found {WRITTEN}"
+            faults.append(Fault(text, ("in_database",)))
+        if faults:
+            raise_faults(faults)
         return self
 
 

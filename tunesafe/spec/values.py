@@ -189,16 +189,16 @@ def _size(value: Any) -> Any:
         text = value.replace(" ", "").lower()
         if (match := _SIZE.fullmatch(text)) is None:
             near = _SIZE.fullmatch(f"{text}b") is not None
-            refuse(f"must be a size such as {f'{value}B' if near else '20GB, 512MiB or 1000000'}, found {WRITTEN}")
+            refuse(f"must be a size such as {f'{value}B' if near else '20GB, 512MiB, 1000000 or off'}, found {WRITTEN}")
         num_bytes = Fraction(match[1]) * _MULTIPLES[match[2] or ""]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         num_bytes = Fraction(value)
     else:
-        refuse(f"must be a size such as 20GB, 512MiB or 1000000, found {WRITTEN}")
+        refuse(f"must be a size such as 20GB, 512MiB, 1000000 or off, found {WRITTEN}")
     if num_bytes.denominator != 1:
         refuse(f"must be a whole number of bytes, found {WRITTEN}")
     if not 1 <= num_bytes <= _MAX_BYTES:
-        refuse(f"must be at least 1 byte and less than 8 EiB, found {WRITTEN}")
+        refuse(f"must be at least 1 byte and less than 8 EiB, or off, found {WRITTEN}")
     return int(num_bytes)
 
 

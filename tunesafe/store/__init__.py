@@ -17,6 +17,7 @@ Optuna, nothing that is ever unpickled.
     records       reports with their verdicts, written ahead
     blobs         bytes by hash; packs holds the large ones beside the database
     checkpoints   whole states made of them: manifests lists their bytes, checkpoint_rows has their rows
+    saving        a state on its way to disk; loading brings bytes back, verified
     retention     which of them are kept; forgetting removes the others, and what has no name then
     inventory     how many bytes they are, and where
     events, logs  what happened, and what user code printed

@@ -8,11 +8,10 @@ names it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -26,14 +25,14 @@ __all__ = [
     "CHUNK_BYTES",
     "Content",
     "Gone",
-    "Known",
     "StoredBytes",
     "chunkless",
     "delete_chunks",
     "delete_unreferenced",
+    "find_intact",
     "find_known",
     "groups",
-    "lock_known",
+    "lock_intact",
     "mark_damaged",
     "needed_places",
     "orphans",
@@ -44,15 +43,17 @@ __all__ = [
 CHUNK_BYTES = 4 << 20
 """Size of a chunk: MariaDB's default packet is 16 MiB, and escaping can double zeros."""
 _IDS_AT_ONCE = 500
-_READERS = min(os.cpu_count() or 1, 4)
 _T = TypeVar("_T")
 
 # Made once: to put one of these together takes as long as to run it.
-_KNOWN = select(blobs.c.hash, blobs.c.blob_id, blobs.c.intact).where(
+_KNOWN = select(blobs.c.hash, blobs.c.blob_id).where(
     blobs.c.study == bindparam("study"), blobs.c.hash.in_(bindparam("hashes", expanding=True))
 )
-# Shared: many checkpoints may name one blob at once. In one order everywhere, so that two cannot wait for each other.
-_LOCKED = _KNOWN.order_by(blobs.c.blob_id).with_for_update(read=True)
+_INTACT = _KNOWN.where(blobs.c.intact == 1)
+# Locked in one order everywhere, so that two transactions cannot wait for each other. Intact ones are shared: many
+# checkpoints may name one at once. Who is to write a damaged one again has it alone, from the start.
+_SHARED = _INTACT.order_by(blobs.c.blob_id).with_for_update(read=True)
+_DAMAGED = _KNOWN.where(blobs.c.intact.is_distinct_from(1)).order_by(blobs.c.blob_id).with_for_update()
 _INSERT = insert(blobs).values(intact=1, created_at=clock())
 
 
@@ -67,23 +68,6 @@ class Content:
 
     hash: str
     data: memoryview
-
-
-class Known(NamedTuple):
-    """Blobs that have a row: their ids, by hash.
-
-    Args:
-        intact: Of those not known to be damaged.
-        damaged: Of the others.
-    """
-
-    intact: dict[str, int]
-    damaged: dict[str, int]
-
-    @property
-    def all(self) -> dict[str, int]:
-        """Both."""
-        return self.intact | self.damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +114,19 @@ class Gone:
         return Gone(self.chunks | other.chunks, self.places + other.places, self.done + other.done)
 
 
-def find_known(connection: Connection, uuid: str, hashes: Collection[str]) -> Known:
-    """Those blobs that have a row."""
+def find_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
+    """The ids of those blobs that are there and not known to be damaged, by hash."""
+    return _find(connection, uuid, hashes, _INTACT)
+
+
+def lock_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
+    """As ``find_intact``; and none of them is swept before this transaction ends."""
+    return _find(connection, uuid, hashes, _SHARED)
+
+
+def find_known(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
+    """The ids of those blobs that have a row, damaged or not, by hash."""
     return _find(connection, uuid, hashes, _KNOWN)
-
-
-def lock_known(connection: Connection, uuid: str, hashes: Collection[str]) -> Known:
-    """As ``find_known``; and none of them is swept before this transaction ends."""
-    return _find(connection, uuid, hashes, _LOCKED)
 
 
 def write_blobs(
@@ -145,22 +134,20 @@ def write_blobs(
     uuid: str,
     contents: Collection[Content],
     places: Mapping[str, Place] = MappingProxyType({}),
-    damaged: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
-    """Write bytes that are not there intact; return their ids by hash.
+    """Write bytes that ``find_intact`` did not find; return their ids by hash.
 
     Args:
         connection: In a write transaction.
         uuid: The study.
         contents: The bytes.
         places: Where some of them are already, by hash; all others go into chunks.
-        damaged: The ids of those that have a row.
 
     Raises:
         TransientStorageError: If another worker writes the same bytes at this moment.
     """
     by_hash = {content.hash: content for content in contents}
-    again = {name: blob_id for name, blob_id in damaged.items() if name in by_hash}
+    again = _find(connection, uuid, by_hash, _DAMAGED)
     if again:
         delete_chunks(connection, again.values())
         for name, blob_id in again.items():
@@ -178,7 +165,7 @@ def write_blobs(
         raise TransientStorageError(
             "Another worker stored the same bytes at the same moment. This step wrote nothing; it is tried again."
         ) from error
-    ids = again | find_known(connection, uuid, [name for name in by_hash if name not in again]).intact
+    ids = again | find_known(connection, uuid, [name for name in by_hash if name not in again])
     batch: list[dict[str, object]] = []
     batch_bytes = 0
     for blob_id, seq, data in _chunks([content for name, content in by_hash.items() if name not in places], ids):
@@ -214,7 +201,7 @@ def delete_unreferenced(connection: Connection, candidates: Collection[int]) -> 
             del rows[blob_id]
         connection.execute(delete(blobs).where(blobs.c.blob_id.in_(list(rows))))
         gone |= Gone(
-            {row.blob_id: row.num_bytes for row in rows.values() if row.pack is None},
+            {row.blob_id: _size(row.num_bytes) for row in rows.values() if row.pack is None},
             tuple(place_of(row.pack, row.pack_offset, row.num_bytes) for row in rows.values() if row.pack is not None),
         )
     return gone
@@ -252,22 +239,28 @@ def chunkless(connection: Connection) -> dict[int, int]:
     return {blob_id: int(num_bytes) for blob_id, num_bytes in connection.execute(query)}
 
 
-def place_of(pack: object, offset: object, num_bytes: int) -> Place:
+def _size(column: object) -> int:
+    return column if isinstance(column, int) else 0  # as for a place
+
+
+def place_of(pack: object, offset: object, num_bytes: object) -> Place:
     """Where a row's bytes are in a pack; where nothing is, if its columns name no place."""
     # SQLite keeps whatever is put into a column.
-    return Place(pack, offset, num_bytes) if isinstance(pack, str) and isinstance(offset, int) else Place("", 0, 0)
+    if isinstance(pack, str) and isinstance(offset, int) and isinstance(num_bytes, int):
+        return Place(pack, offset, num_bytes)
+    return Place("", 0, 0)
 
 
 def _place_values(place: Place | None) -> dict[str, object]:
     return {"pack": None, "pack_offset": None} if place is None else {"pack": place.pack, "pack_offset": place.offset}
 
 
-def _find(connection: Connection, uuid: str, hashes: Collection[str], query: Select[Any]) -> Known:
-    known = Known({}, {})
+def _find(connection: Connection, uuid: str, hashes: Collection[str], query: Select[Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
     for some in groups(hashes):
-        for name, blob_id, intact in connection.execute(query, {"study": uuid, "hashes": some}):
-            (known.intact if intact == 1 else known.damaged)[name] = blob_id
-    return known
+        rows = connection.execute(query, {"study": uuid, "hashes": some})
+        found |= {row.hash: row.blob_id for row in rows}
+    return found
 
 
 def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[tuple[int, int, memoryview]]:

@@ -100,7 +100,7 @@ def keep_only(connection: Connection, uuid: str, info: CheckpointInfo, manifest_
         return Gone()
     parts = parts_of(manifest_json)
     named = delete_rows(connection, [info.checkpoint_id])
-    ids = set(blobs.find_known(connection, uuid, {part.hash for part in parts}).all.values())
+    ids = set(blobs.find_known(connection, uuid, {part.hash for part in parts}).values())
     row = {
         "number": info.number,
         "virtual_epoch": info.position.virtual_epoch,

@@ -49,6 +49,11 @@ class DistantPacks:
         """A state's structure and small tensors, which hardly change, would keep a whole object from being removed."""
         return _SMALL_BYTES
 
+    @property
+    def is_near(self) -> bool:
+        """Every piece is asked for over a network."""
+        return False
+
     def write(self, contents: Iterable[memoryview]) -> list[Place]:
         """As ``PackFolder.write``.
 

@@ -100,7 +100,7 @@ def _read_packs(wanted: Sequence[Wanted], places: Mapping[str, Place], packs: Pa
         return data if is_named(data, name) else None
 
     in_order = sorted(places, key=places.__getitem__)
-    if sum(blob.num_bytes for blob in wanted) < _PARALLEL_BYTES:
+    if packs.is_near and sum(blob.num_bytes for blob in wanted) < _PARALLEL_BYTES:
         found = [read(name) for name in in_order]
     else:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="tunesafe-read") as pool:

@@ -65,6 +65,11 @@ class Packs(Protocol):
         """Pieces smaller than this are better kept in the database, as long as they are few [bytes]."""
         ...
 
+    @property
+    def is_near(self) -> bool:
+        """Whether a small piece is read in less time than it takes to begin a thread."""
+        ...
+
     def write(self, contents: Iterable[memoryview]) -> list[Place]:
         """See ``PackFolder``."""
         ...
@@ -104,6 +109,11 @@ class PackFolder:
     def least_bytes(self) -> int:
         """None are too small: what surrounds them becomes a hole once it is not needed."""
         return 0
+
+    @property
+    def is_near(self) -> bool:
+        """On a disk of this machine, or one that is as quick."""
+        return True
 
     def write(self, contents: Iterable[memoryview]) -> list[Place]:
         """Make bytes durable in a new pack.

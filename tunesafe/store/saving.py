@@ -6,7 +6,7 @@ names them; few go with it. What a failed attempt has hashed and written serves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from tunesafe.errors import LeaseLostError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Content, Gone
-from tunesafe.store.checkpoint_rows import at, delete_rows, forget, info_of, infos_of, insert_row
+from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, at, delete_rows, forget, info_of, infos_of, insert_row
 from tunesafe.store.claims import advance, check_fence
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError, translated
@@ -100,14 +100,13 @@ class Saving:
         if described.num_bytes > self._small_bytes:
             with reading(self._engine) as connection:
                 check_fence(connection, self._uuid, self._number, self._fence)
-                known = blobs.find_known(connection, self._uuid, described.contents)
-            there = known.intact.keys() | self._places.keys()
+                there = blobs.find_intact(connection, self._uuid, described.contents).keys() | self._places.keys()
             # As they lie in memory: what was captured together is read together.
             new = [described.contents[name] for name in dict.fromkeys(self._names) if name not in there]
-            self._write_new(new, known.damaged)
+            self._write_new(new)
         return described
 
-    def _write_new(self, new: Sequence[Content], damaged: Mapping[str, int]) -> None:
+    def _write_new(self, new: Sequence[Content]) -> None:
         if sum(map(_size, new)) <= self._small_bytes:
             return  # they go into the transaction that names them
         with translated(self._engine.url):
@@ -119,13 +118,13 @@ class Saving:
                 return
             for batch in batches(new, _size, _TRANSACTION_BYTES):
                 with writing(self._engine) as connection:
-                    blobs.write_blobs(connection, self._uuid, batch, damaged=damaged)
+                    blobs.write_blobs(connection, self._uuid, batch)
                 for _ in batch:
                     failpoint("blob.written")
 
     def _for_pack(self, new: Sequence[Content], least_bytes: int) -> list[Content]:
         """What goes into a pack; the rest, never more than a transaction's worth, goes with the row that names it."""
-        left, large = self._small_bytes, []
+        left, large = max(self._small_bytes, ONE_TRANSACTION_BYTES), []
         for content in new:
             if _size(content) < least_bytes and _size(content) <= left:
                 left -= _size(content)
@@ -169,13 +168,12 @@ class Saving:
             written to a pack although another worker had stored them meanwhile.
         """
         position, uuid, number, places = described.position, self._uuid, self._number, self._places
-        known = blobs.lock_known(connection, uuid, described.contents)
-        ids = known.intact
+        ids = blobs.lock_intact(connection, uuid, described.contents)
         new = [content for name, content in described.contents.items() if name not in ids]
         if self._packs is not None and len(self._packs.present(places)) < len(places):
             raise TransientStorageError("A pack was swept before it was named; it is written again.")
         if new:
-            ids = ids | blobs.write_blobs(connection, uuid, new, places, known.damaged)
+            ids |= blobs.write_blobs(connection, uuid, new, places)
             for _ in new:
                 failpoint("blob.written")
         written = {content.hash for content in new}

@@ -1,4 +1,4 @@
-"""The tables of schema 3, in SQL that SQLite, PostgreSQL, MySQL and MariaDB all understand.
+"""The tables of the newest schema, in SQL that SQLite, PostgreSQL, MySQL and MariaDB all understand.
 
 A trial is (study, number). Ids that name bytes or rows of bytes (``checkpoint_id``, ``blob_id``)
 are never reused, so that a late reader cannot be shown something else under an old name. Text

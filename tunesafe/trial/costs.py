@@ -24,7 +24,7 @@ class Costs:
     ``seconds_beside - examples_beside * seconds_alone / examples_alone``. Per example, because
     batches differ in size. As long as no batch was ever alone, all of the time beside counts.
 
-    Not the processor time of the writer's thread: it hashes in further threads, waits for the disk
+    Not the processor time of the writer's thread: it waits for the disk
     most of the time, and takes nothing from training where a core is idle. What counts is how much
     later training ends.
 

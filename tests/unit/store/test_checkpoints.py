@@ -261,7 +261,7 @@ def test_a_blob_that_another_checkpoint_has_begun_to_name_is_not_swept(engine: E
     """Whatever candidates a sweep was given: it asks again under its locks."""
     first = store.save(snapshot(1, [b"shared"]), number=0, fence=1)
     with writing(engine) as connection:
-        ids = list(blobs.find_known(connection, store._uuid, [state_hash(b"shared")]).all.values())
+        ids = list(blobs.find_known(connection, store._uuid, [state_hash(b"shared")]).values())
         assert blobs.delete_unreferenced(connection, ids).is_empty
     store.load(first)
 
