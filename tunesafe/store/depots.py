@@ -14,7 +14,7 @@ from typing import Protocol
 from tunesafe.errors import StorageError, TunesafeError
 from tunesafe.store.faults import UnreachableStorageError
 
-__all__ = ["ConflictError", "Depot", "DepotError", "Entry", "UnreachableDepotError"]
+__all__ = ["ConflictError", "Depot", "DepotError", "Entry", "UnreachableDepotError", "unusable"]
 
 
 class DepotError(StorageError):
@@ -27,6 +27,14 @@ class UnreachableDepotError(DepotError, UnreachableStorageError):
 
 class ConflictError(TunesafeError):
     """Somebody else replaced the object first. Nothing was written."""
+
+
+def unusable(what: str, cause: object) -> str:
+    """What to say of a place that cannot be used: in its first line why, for who tries again by himself."""
+    return (
+        f"{what} cannot be used: {str(cause).rstrip('. ')}\n"
+        "What is there is unharmed. Look after the place (space, access, network), then give the same command again."
+    )
 
 
 @dataclass(frozen=True, slots=True)

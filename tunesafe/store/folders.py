@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError
+from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError, unusable
 from tunesafe.store.hashing import content_hash
 from tunesafe.store.packs import sync_folder
 from tunesafe.store.parcels import blocks_of
@@ -149,4 +149,4 @@ class FolderDepot:
             yield
         except OSError as error:
             kind = UnreachableDepotError if error.errno in _PASSING else DepotError
-            raise kind(f"the folder {self.url} cannot be used: {error.strerror or error}") from error
+            raise kind(unusable(f"the folder {self.url}", error.strerror or error)) from error

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import from_url
 
-from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError
+from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError, unusable
 
 __all__ = ["ObjectDepot"]
 
@@ -148,4 +148,4 @@ class ObjectDepot:
         except (BaseError, OSError, ValueError) as error:
             cause = " ".join(str(error).partition("Debug source")[0].split())[:_CAUSE_CHARACTERS]
             kind = UnreachableDepotError if isinstance(error, GenericError) else DepotError
-            raise kind(f"{self.url} cannot be used: {cause}") from error
+            raise kind(unusable(self.url, cause)) from error
