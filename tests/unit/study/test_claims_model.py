@@ -152,8 +152,8 @@ class Claims(RuleBasedStateMachine):
 
     @rule(held=held, examples=st.sampled_from([10, 20, 40]))
     def progress(self, held: Held, examples: int) -> None:
-        """Durable progress forgives deaths; going back is no progress."""
-        if held.worker in self.dead:
+        """Durable progress forgives deaths; going back is no progress. A trial with an outcome makes none."""
+        if held.worker in self.dead or self.model[held.claim.number].phase is not TrialPhase.CLAIMED:
             return
         with self.allowed(held) as trial, writing(self.study.engine) as connection:
             claims.advance(connection, self.study.row.uuid, held.claim.number, held.claim.fence, examples)
