@@ -7,6 +7,7 @@ again is answered from it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
@@ -20,7 +21,15 @@ from tunesafe.store.engine import clock
 from tunesafe.store.sealing import real, row_intact, seal, unseal, whole
 from tunesafe.store.tables import records
 
-__all__ = ["DuplicateRecordError", "all_records", "forget_trial", "insert_record", "records_of", "sealed_place"]
+__all__ = [
+    "DuplicateRecordError",
+    "all_records",
+    "forget_trial",
+    "insert_record",
+    "metrics_of_all",
+    "records_of",
+    "sealed_place",
+]
 
 
 class DuplicateRecordError(TunesafeError):
@@ -71,6 +80,21 @@ def all_records(connection: Connection, uuid: str) -> Iterator[tuple[int, Record
     query = select(records).where(records.c.study == uuid).order_by(records.c.number, records.c.virtual_epoch)
     for row in connection.execute(query):
         yield row.number, _record(row)
+
+
+def metrics_of_all(connection: Connection, uuid: str) -> dict[int, dict[int, dict[str, Any]]]:
+    """All reported metrics by number and virtual epoch, seals not looked at: whoever relies on one unseals it.
+
+    What is no text of ours is left out.
+    """
+    query = select(records.c.number, records.c.virtual_epoch, records.c.metrics_json).where(records.c.study == uuid)
+    found: dict[int, dict[int, dict[str, Any]]] = {}
+    for number, virtual_epoch, text in connection.execute(query):
+        with suppress(ValueError, TypeError):
+            metrics = jsontext.load(text)
+            if isinstance(metrics, dict):
+                found.setdefault(number, {})[virtual_epoch] = metrics
+    return found
 
 
 def forget_trial(connection: Connection, uuid: str, number: int) -> None:

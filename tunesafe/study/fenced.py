@@ -238,6 +238,11 @@ class FencedStorage(BaseStorage):
             # Else it is of a kind that the parameter no longer is: as if the trial had not had it.
         return shown
 
+    def stored_trials(self, study_id: int) -> list[FrozenTrial]:
+        """All trials as Optuna has stored them, whatever parameters look like now; not to be changed."""
+        with self._reading("The study's trials"), _without_collecting():
+            return self._inner.get_all_trials(study_id, deepcopy=False)
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:

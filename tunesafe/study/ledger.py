@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import Connection
 
 from tunesafe.contracts import (
@@ -43,17 +43,11 @@ from tunesafe.store.events import append_event
 from tunesafe.study import suggest
 from tunesafe.study.artifacts import store_artifact
 from tunesafe.study.claiming import release_held
+from tunesafe.study.endings import STATES
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.patience import patiently
 
 __all__ = ["Decision", "Judge", "Ledger"]
-
-_STATES = {
-    Ending.COMPLETE: TrialState.COMPLETE,
-    Ending.PRUNED: TrialState.PRUNED,
-    Ending.FAILED: TrialState.FAIL,
-}
-"""How Optuna calls the ends of a trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +265,7 @@ class Ledger:
         self._storage.show(self._distributions)
         with self._guarded(claim), self._storage.telling(lambda connection: self._mark_told(connection, claim)):
             values = [outcome.value] if outcome.ending is Ending.COMPLETE and outcome.value is not None else None
-            self._optuna.tell(claim.number, values, state=_STATES[outcome.ending])
+            self._optuna.tell(claim.number, values, state=STATES[outcome.ending])
         failpoint("tell.after")
         return outcome
 
@@ -286,7 +280,7 @@ class Ledger:
             return None
         with reading(self._engine) as connection:
             examples_seen = self._row(connection, claim).examples_seen
-        ending = next(ending for ending, state in _STATES.items() if state is trial.state)
+        ending = next(ending for ending, state in STATES.items() if state is trial.state)
         value = trial.value if ending is Ending.COMPLETE and math.isfinite(trial.value or 0) else None
         return Outcome(ending, value, None, examples_seen, reason="ended by another program, through Optuna")
 

@@ -27,6 +27,7 @@ from tunesafe.store.filesystems import network_file_system
 from tunesafe.store.first_open import first_open_lock
 from tunesafe.store.migrations import upgrade
 from tunesafe.store.urls import canonical_url, display_url, sqlite_path
+from tunesafe.study.agreement import check_agreement
 from tunesafe.study.fenced import FencedStorage
 from tunesafe.study.patience import Patience
 from tunesafe.study.sampling import SeededSampler
@@ -103,6 +104,7 @@ def open_study(
     Raises:
         SpecError: If Optuna has a study of this name that is not ours.
         ChangeRefusedError: If a breaking change is not accepted; nothing is written.
+        DamagedError: If Optuna's tables do not say what ours do.
         StorageError: If the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -132,6 +134,7 @@ def _open(
             failpoint("open.study")
             study_id = _optuna_study(engine, storage, spec, row.uuid)
             failpoint("open.done")
+        check_agreement(engine, storage, study_id, row.uuid)
         with storage.guarded(_nothing):
             study = optuna.Study(study_name=spec.name, storage=storage, sampler=sampler, pruner=pruner)
         undo.pop_all()

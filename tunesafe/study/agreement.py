@@ -1,0 +1,74 @@
+"""Whether Optuna's tables still say what our sealed rows say, when a study is opened.
+
+Optuna keeps no hashes: a digit that a failing disk has changed there would be another trial's best
+value, another verdict, another draw, and nobody would know. What both sides hold of every trial is
+compared: its parameters, its reports, how it ended and with which value. Ours can be behind or ahead
+by a report while others work; what only one side has is no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from sqlalchemy import Engine
+
+from tunesafe.contracts import Ending, TrialPhase
+from tunesafe.errors import DamagedError
+from tunesafe.store import records
+from tunesafe.store.decisions import Decided, decided
+from tunesafe.store.engine import reading
+from tunesafe.study.endings import STATES
+from tunesafe.study.fenced import FencedStorage
+
+__all__ = ["check_agreement"]
+
+_Metrics = Mapping[int, Mapping[str, Any]]
+"""A trial's metrics, by virtual epoch."""
+
+
+def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid: str) -> None:
+    """Compare all trials.
+
+    Args:
+        engine: Our connections.
+        storage: Optuna's.
+        study_id: Optuna's id of the study.
+        uuid: Ours.
+
+    Raises:
+        DamagedError: If a row of Optuna's is not what was written, or one of ours says itself that it is not.
+    """
+    with reading(engine) as connection:  # before Optuna's, so that what ours says is there already
+        rows = decided(connection, uuid)
+        metrics = records.metrics_of_all(connection, uuid)
+    trials = {trial.number: trial for trial in storage.stored_trials(study_id)}
+    for row in rows:
+        trial = trials.get(row.number)
+        found = "is not there" if trial is None else _difference(row, trial, metrics.get(row.number, {}))
+        if found:
+            raise DamagedError(
+                f"Trial {row.number} {found}, in Optuna's tables: a row there is damaged, or a program other than "
+                "tunesafe has changed it. Nothing was changed, and no trial goes on by it. Restore the database from a "
+                "backup, or begin under a new name."
+            )
+
+
+def _difference(row: Decided, trial: FrozenTrial, metrics: _Metrics) -> str:
+    """What Optuna says of a trial that cannot be; empty if all of it can."""
+    if row.params is not None:
+        for name, value in trial.params.items():
+            if name not in row.params or row.params[name] != value:
+                return f"has {name} = {value!r} instead of {row.params.get(name, 'none')!r}"
+    for step, value in trial.intermediate_values.items():
+        # Among all metrics: which of them is the objective may have changed since.
+        if step in metrics and value not in metrics[step].values():
+            return f"has {value!r} for virtual epoch {step}, which it did not report"
+    if row.phase is not TrialPhase.TOLD or row.outcome is None:
+        return ""
+    if trial.state is not STATES[row.outcome.ending]:
+        return f"is {trial.state.name} instead of {STATES[row.outcome.ending].name}"
+    if row.outcome.ending is Ending.COMPLETE and row.outcome.value is not None and trial.value != row.outcome.value:
+        return f"has the value {trial.value!r} instead of {row.outcome.value!r}"
+    return ""
