@@ -8,6 +8,7 @@ by a report while others work; what only one side has is no difference.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from tunesafe.study.fenced import FencedStorage
 
 __all__ = ["check_agreement"]
 
+_LEAST = sys.float_info.min
 _Metrics = Mapping[int, Mapping[str, Any]]
 """A trial's metrics, by virtual epoch."""
 
@@ -59,16 +61,30 @@ def _difference(row: Decided, trial: FrozenTrial, metrics: _Metrics) -> str:
     """What Optuna says of a trial that cannot be; empty if all of it can."""
     if row.params is not None:
         for name, value in trial.params.items():
-            if name not in row.params or row.params[name] != value:
+            if name not in row.params or not _same(row.params[name], value):
                 return f"has {name} = {value!r} instead of {row.params.get(name, 'none')!r}"
     for step, value in trial.intermediate_values.items():
         # Among all metrics: which of them is the objective may have changed since.
-        if step in metrics and value not in metrics[step].values():
+        if step in metrics and not any(_same(own, value) for own in metrics[step].values()):
             return f"has {value!r} for virtual epoch {step}, which it did not report"
     if row.phase is not TrialPhase.TOLD or row.outcome is None:
         return ""
     if trial.state is not STATES[row.outcome.ending]:
         return f"is {trial.state.name} instead of {STATES[row.outcome.ending].name}"
-    if row.outcome.ending is Ending.COMPLETE and row.outcome.value is not None and trial.value != row.outcome.value:
-        return f"has the value {trial.value!r} instead of {row.outcome.value!r}"
-    return ""
+    value = row.outcome.value if row.outcome.ending is Ending.COMPLETE else None
+    return "" if value is None or _same(value, trial.value) else f"has the value {trial.value!r} instead of {value!r}"
+
+
+def _same(own: object, stored: object) -> bool:
+    """Whether two values are one, after Optuna has put it into a column.
+
+    A whole number is a float there, beyond 2**53 not to the last digit; and not every server keeps what is
+    smaller than a float's least normal number.
+
+    Example:
+        >>> _same(2**62 + 1, 2**62), _same(0.1, 0.2), _same("sgd", "sgd"), _same(None, 1.0)
+        (True, False, True, False)
+    """
+    if isinstance(own, (int, float)) and isinstance(stored, (int, float)):
+        return own == stored or abs(float(own) - float(stored)) <= _LEAST
+    return own == stored
