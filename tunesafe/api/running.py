@@ -9,16 +9,17 @@ from typing import Any
 from uuid import uuid4
 
 from tunesafe.api.notebooks import notebook_source
-from tunesafe.api.stored import study_in
 from tunesafe.api.views import RunResult, StudyPlan
 from tunesafe.clock import Plan
 from tunesafe.contracts import Notice, Position
 from tunesafe.errors import SpecError, StorageError
 from tunesafe.executors import finished_untouched, run_study, supervise
 from tunesafe.spec import CategoricalParameter, IntParameter, Searched, StudySpec, mask_password
+from tunesafe.store import studies
 from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.depots import Depot
-from tunesafe.store.engine import check_address
+from tunesafe.store.engine import check_address, read_only_engine, reading
+from tunesafe.store.migrations import schema_version
 from tunesafe.study.copying import refuse_taken_place
 from tunesafe.study.settling import Program
 from tunesafe.trial.importing import is_importing
@@ -157,11 +158,18 @@ def _num_batches(spec: StudySpec, total: int, batch_size: int) -> int:
 
 
 def _exists(spec: StudySpec) -> bool:
+    """Whether the study has begun; by its name alone, for it may be of an older version and is upgraded later."""
     try:
-        study_in(spec.storage, spec.name)
+        engine = read_only_engine(spec.storage)
     except StorageError:
         return False
-    return True
+    try:
+        with reading(engine) as connection:
+            return schema_version(connection) > 0 and spec.name in studies.study_names(connection)
+    except StorageError:
+        return False
+    finally:
+        engine.dispose()
 
 
 def _trainable(spec: StudySpec, folder: Path, function: _Function | None) -> _Function:

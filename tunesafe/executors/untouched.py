@@ -14,7 +14,7 @@ from tunesafe.executors.results import RunResult, opening_details, result_of
 from tunesafe.spec import StudySpec
 from tunesafe.store import studies
 from tunesafe.store.engine import read_only_engine, reading
-from tunesafe.store.migrations import is_ours
+from tunesafe.store.migrations import SCHEMA_VERSION, schema_version
 from tunesafe.store.urls import canonical_url, sqlite_path
 from tunesafe.study import lifecycle
 from tunesafe.study.claiming import count
@@ -44,7 +44,8 @@ def finished_untouched(spec: StudySpec, program: Program, watch: Callable[[Notic
     engine = read_only_engine(spec.storage)
     try:
         with reading(engine) as connection:
-            row = studies.find_study(connection, spec.name) if is_ours(connection) else None
+            newest = schema_version(connection) == SCHEMA_VERSION
+            row = studies.find_study(connection, spec.name) if newest else None
             if row is None or changes_since(connection, row, spec, program):
                 return None
             tally = count(connection, row.uuid)

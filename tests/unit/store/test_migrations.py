@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import optuna
 import pytest
@@ -11,9 +13,11 @@ from sqlalchemy import Connection, Engine, make_url, text
 
 from tests.golden import make_schema_1 as golden
 from tests.unit.store.samples import COMPLETE, claim, new_study, open_ready
+from tunesafe.api.running import _exists
 from tunesafe.api.stored import StoredStudy
 from tunesafe.contracts import LogChunk, TrialPhase
 from tunesafe.errors import DamagedError, StorageError
+from tunesafe.spec import StudySpec
 from tunesafe.store import claims, events, logs, migrations, records, studies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.engine import open_engine, reading, writing
@@ -89,6 +93,10 @@ def test_a_study_of_every_released_schema_is_known_for_ours_before_it_is_upgrade
     with reading(engine) as connection:
         assert not _is_foreign(connection, "golden")
     engine.dispose()
+    # `run` continues it: its own backup is not somebody else's in the way.
+    there, other = (cast("StudySpec", SimpleNamespace(storage=url, name=name)) for name in ("golden", "other"))
+    assert _exists(there)
+    assert not _exists(other)
     if path.stem == f"schema_{SCHEMA_VERSION}":
         assert StoredStudy(url, "golden").row().name == "golden"
     else:
