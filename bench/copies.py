@@ -118,16 +118,23 @@ def _copy_ours(connection: Connection, levels: Mapping[int, float], params: Mapp
     events = _rows(connection, tables.events, tables.events.c.number, _NUM_REAL - 1)
     _insert(connection, tables.events, (row | {"number": number} for number in levels for row in events))
     reports = _rows(connection, tables.records, tables.records.c.number, _NUM_REAL - 1)
-    _insert(connection, tables.records, (report_of(row, number) for number in levels for row in reports))
+    own_reports = (
+        report_of(row, number, _curve(level, row["virtual_epoch"]))
+        for number, level in levels.items()
+        for row in reports
+    )
+    _insert(connection, tables.records, own_reports)
     checkpoints = tables.checkpoints
     query = select(checkpoints.c.checkpoint_id).where(checkpoints.c.number == _NUM_REAL - 1)
     for checkpoint_id in connection.execute(query).scalars().all():
         _copy_checkpoint(connection, checkpoint_id, levels)
 
 
-def report_of(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Another trial's report, the same but for its seal."""
+def report_of(row: Mapping[str, Any], number: int, value: float | None = None) -> dict[str, Any]:
+    """Another trial's report, the same but for its seal, and for its metrics if a value for them is given."""
     metrics = unseal(row["metrics_json"], *sealed_place(row))
+    if value is not None:
+        metrics = dict.fromkeys(metrics, value)
     own = {**row, "number": number}
     return own | {"metrics_json": seal(metrics, *sealed_place(own))}
 

@@ -7,7 +7,6 @@ again is answered from it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
@@ -26,7 +25,8 @@ __all__ = [
     "all_records",
     "forget_trial",
     "insert_record",
-    "metrics_of_all",
+    "metrics_texts",
+    "numbers_in",
     "records_of",
     "sealed_place",
 ]
@@ -82,19 +82,33 @@ def all_records(connection: Connection, uuid: str) -> Iterator[tuple[int, Record
         yield row.number, _record(row)
 
 
-def metrics_of_all(connection: Connection, uuid: str) -> dict[int, dict[int, dict[str, Any]]]:
-    """All reported metrics by number and virtual epoch, seals not looked at: whoever relies on one unseals it.
-
-    What is no text of ours is left out.
-    """
+def metrics_texts(connection: Connection, uuid: str) -> dict[int, dict[int, str]]:
+    """All reported metrics by number and virtual epoch, as they are stored: thousands are looked at, few are read."""
     query = select(records.c.number, records.c.virtual_epoch, records.c.metrics_json).where(records.c.study == uuid)
-    found: dict[int, dict[int, dict[str, Any]]] = {}
+    found: dict[int, dict[int, str]] = {}
     for number, virtual_epoch, text in connection.execute(query):
-        with suppress(ValueError, TypeError):
-            metrics = jsontext.load(text)
-            if isinstance(metrics, dict):
-                found.setdefault(number, {})[virtual_epoch] = metrics
+        found.setdefault(number, {})[virtual_epoch] = text
     return found
+
+
+def numbers_in(text: str, likely: float) -> list[float]:
+    """The numbers among stored metrics; only the likely one, if it is among them, for that takes no reading.
+
+    None, if the text is none of ours: whoever relies on it finds that its seal is broken.
+
+    Example:
+        >>> numbers_in('{"loss": 0.5, "acc": 0.75, "$seal": "0"}', 0.5)
+        [0.5]
+        >>> numbers_in('{"loss": 0.5, "acc": 0.75, "$seal": "0"}', 0.7)
+        [0.5, 0.75]
+    """
+    try:
+        if f": {likely!r}," in text:
+            return [likely]
+        metrics = jsontext.load(text)
+    except (ValueError, TypeError):
+        return []
+    return [value for value in metrics.values() if isinstance(value, float)] if isinstance(metrics, dict) else []
 
 
 def forget_trial(connection: Connection, uuid: str, number: int) -> None:

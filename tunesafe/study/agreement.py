@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from optuna.trial import FrozenTrial
 from sqlalchemy import Engine
@@ -26,8 +25,6 @@ from tunesafe.study.fenced import FencedStorage
 __all__ = ["check_agreement"]
 
 _LEAST = sys.float_info.min
-_Metrics = Mapping[int, Mapping[str, Any]]
-"""A trial's metrics, by virtual epoch."""
 
 
 def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid: str) -> None:
@@ -44,11 +41,11 @@ def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid:
     """
     with reading(engine) as connection:  # before Optuna's, so that what ours says is there already
         rows = decided(connection, uuid)
-        metrics = records.metrics_of_all(connection, uuid)
+        reports = records.metrics_texts(connection, uuid)
     trials = {trial.number: trial for trial in storage.stored_trials(study_id)}
     for row in rows:
         trial = trials.get(row.number)
-        found = "is not there" if trial is None else _difference(row, trial, metrics.get(row.number, {}))
+        found = "is not there" if trial is None else _difference(row, trial, reports.get(row.number, {}))
         if found:
             raise DamagedError(
                 f"Trial {row.number} {found}, in Optuna's tables: a row there is damaged, or a program other than "
@@ -57,7 +54,7 @@ def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid:
             )
 
 
-def _difference(row: Decided, trial: FrozenTrial, metrics: _Metrics) -> str:
+def _difference(row: Decided, trial: FrozenTrial, reports: Mapping[int, str]) -> str:
     """What Optuna says of a trial that cannot be; empty if all of it can."""
     if row.params is not None:
         for name, value in trial.params.items():
@@ -65,7 +62,8 @@ def _difference(row: Decided, trial: FrozenTrial, metrics: _Metrics) -> str:
                 return f"has {name} = {value!r} instead of {row.params.get(name, 'none')!r}"
     for step, value in trial.intermediate_values.items():
         # Among all metrics: which of them is the objective may have changed since.
-        if step in metrics and not any(_same(own, value) for own in metrics[step].values()):
+        own = records.numbers_in(reports[step], value) if step in reports else []
+        if own and not any(_same(each, value) for each in own):
             return f"has {value!r} for virtual epoch {step}, which it did not report"
     if row.phase is not TrialPhase.TOLD or row.outcome is None:
         return ""
