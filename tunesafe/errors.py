@@ -5,7 +5,7 @@
     │   ├── ChangeRefusedError       2   a breaking change to a study that already has results
     │   └── StudyChangedError        2   another command changed the study under a worker
     ├── StorageError                 3   the database cannot be used
-    ├── DamagedError                 4   asked-for state is damaged and nothing can stand in for it
+    ├── DamagedError                 4   asked-for state or a row is damaged and nothing can stand in for it
     ├── LeaseLostError               5   another worker holds the trial now
     ├── TrialError                   -   fails its trial: user code broke a rule of the loop
     │   └── StateError               -   tracked state that cannot be written or came back changed

@@ -175,6 +175,7 @@ def _is_gone(file: Path) -> bool:
     """Remove a file; whether it is not there. A disk that tells nothing any more holds nothing, either."""
     with suppress(OSError):
         file.unlink(missing_ok=True)
+        sync_folder(file.parent)
     try:
         return not file.exists()
     except OSError:

@@ -171,7 +171,8 @@ class SecondPlace:
         if not isinstance(error, (TunesafeError, OSError)):
             why = f"{type(error).__name__}: {why}"
         before = self._state or BackupState(self._url)
-        self._state = replace(before, failing_since=before.failing_since or time.time(), why=why)
+        why_kept = before.why if before.lost else why  # that it belongs to another is what to act on
+        self._state = replace(before, failing_since=before.failing_since or time.time(), why=why_kept)
         self._keep_state(self._state)
         if not self._fails:
             self._fails = True

@@ -50,8 +50,9 @@ _KNOWN = select(blobs.c.hash, blobs.c.blob_id).where(
     blobs.c.study == bindparam("study"), blobs.c.hash.in_(bindparam("hashes", expanding=True))
 )
 _INTACT = _KNOWN.where(blobs.c.intact == 1)
-# Locked in one order everywhere, so that two transactions cannot wait for each other. Intact ones are shared: many
-# checkpoints may name one at once. Who is to write a damaged one again has it alone, from the start.
+# Locked in one order, so that two transactions hardly ever wait for each other (a server ends that, and it is tried
+# again). Intact ones are shared: many checkpoints may name one at once. Who is to write a damaged one again has it
+# alone, from the start.
 _SHARED = _INTACT.order_by(blobs.c.blob_id).with_for_update(read=True)
 _DAMAGED = _KNOWN.where(blobs.c.intact.is_distinct_from(1)).order_by(blobs.c.blob_id).with_for_update()
 _INSERT = insert(blobs).values(intact=1, created_at=clock())

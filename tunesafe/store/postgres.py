@@ -42,6 +42,7 @@ def connector(url: URL, *, connect_seconds: int, silence_seconds: int, lock_seco
     }
     user_timeout = {"tcp_user_timeout": silence_seconds * 1000}
     settings = {
+        "extra_float_digits": 3,  # every digit of a number, whatever the server's own setting
         "lock_timeout": lock_seconds * 1000,
         "idle_in_transaction_session_timeout": silence_seconds * 1000,
         **{f"tcp_{name}": value for name, value in alive.items()},

@@ -19,6 +19,7 @@ from tunesafe.errors import DamagedError
 from tunesafe.store import records
 from tunesafe.store.decisions import Decided, decided
 from tunesafe.store.engine import reading
+from tunesafe.store.events import details_of
 from tunesafe.study.endings import STATES
 from tunesafe.study.fenced import FencedStorage
 
@@ -39,24 +40,38 @@ def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid:
     Raises:
         DamagedError: If a row of Optuna's is not what was written, or one of ours says itself that it is not.
     """
+    if not _first_difference(engine, storage, study_id, uuid):
+        return
+    # Others may be at work: what is different is looked at once more, as it is now.
+    found = _first_difference(engine, storage, study_id, uuid, afresh=True)
+    if found:
+        raise DamagedError(
+            f"{found}, in Optuna's tables: a row there is damaged, or a program other than tunesafe has changed it. No "
+            "trial goes on by it, and all other rows are as they were. Restore the database from a backup, or begin "
+            "under a new name."
+        )
+
+
+def _first_difference(engine: Engine, storage: FencedStorage, study_id: int, uuid: str, *, afresh: bool = False) -> str:
     with reading(engine) as connection:  # before Optuna's, so that what ours says is there already
         rows = decided(connection, uuid)
         reports = records.metrics_texts(connection, uuid)
-    trials = {trial.number: trial for trial in storage.stored_trials(study_id)}
+        redrawn = any("parameters" in details for details in details_of(connection, uuid, "changed"))
+    trials = {trial.number: trial for trial in storage.stored_trials(study_id, afresh=afresh)}
     for row in rows:
         trial = trials.get(row.number)
-        found = "is not there" if trial is None else _difference(row, trial, reports.get(row.number, {}))
+        found = "is not there" if trial is None else _difference(row, trial, reports.get(row.number, {}), redrawn)
         if found:
-            raise DamagedError(
-                f"Trial {row.number} {found}, in Optuna's tables: a row there is damaged, or a program other than "
-                "tunesafe has changed it. Nothing was changed, and no trial goes on by it. Restore the database from a "
-                "backup, or begin under a new name."
-            )
+            return f"Trial {row.number} {found}"
+    return ""
 
 
-def _difference(row: Decided, trial: FrozenTrial, reports: Mapping[int, str]) -> str:
-    """What Optuna says of a trial that cannot be; empty if all of it can."""
-    if row.params is not None:
+def _difference(row: Decided, trial: FrozenTrial, reports: Mapping[int, str], redrawn: bool) -> str:
+    """What Optuna says of a trial that cannot be; empty if all of it can.
+
+    Where parameters have changed, one that was drawn before and one drawn after a death may differ.
+    """
+    if row.params is not None and not redrawn:
         for name, value in trial.params.items():
             if name not in row.params or not _same(row.params[name], value):
                 return f"has {name} = {value!r} instead of {row.params.get(name, 'none')!r}"

@@ -238,10 +238,19 @@ class FencedStorage(BaseStorage):
             # Else it is of a kind that the parameter no longer is: as if the trial had not had it.
         return shown
 
-    def stored_trials(self, study_id: int) -> list[FrozenTrial]:
-        """All trials as Optuna has stored them, whatever parameters look like now; not to be changed."""
+    def stored_trials(self, study_id: int, *, afresh: bool = False) -> list[FrozenTrial]:
+        """All trials as Optuna has stored them, whatever parameters look like now; not to be changed.
+
+        Args:
+            study_id: Optuna's id.
+            afresh: Whether to read also those again that were finished when they were read before.
+        """
+        storage = self._rdb if afresh else self._inner
         with self._reading("The study's trials"), _without_collecting():
-            return self._inner.get_all_trials(study_id, deepcopy=False)
+            try:
+                return storage.get_all_trials(study_id, deepcopy=False)
+            except KeyError as error:  # the study is there: it is a key within a text
+                raise ValueError(f"a text without {error}") from error
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
