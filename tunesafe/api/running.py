@@ -19,7 +19,6 @@ from tunesafe.store import studies
 from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.depots import Depot
 from tunesafe.store.engine import check_address, read_only_engine, reading
-from tunesafe.store.migrations import schema_version
 from tunesafe.study.copying import refuse_taken_place
 from tunesafe.study.settling import Program
 from tunesafe.trial.importing import is_importing
@@ -158,14 +157,13 @@ def _num_batches(spec: StudySpec, total: int, batch_size: int) -> int:
 
 
 def _exists(spec: StudySpec) -> bool:
-    """Whether the study has begun; by its name alone, for it may be of an older version and is upgraded later."""
     try:
         engine = read_only_engine(spec.storage)
     except StorageError:
         return False
     try:
         with reading(engine) as connection:
-            return schema_version(connection) > 0 and spec.name in studies.study_names(connection)
+            return studies.has_begun(connection, spec.name)
     except StorageError:
         return False
     finally:

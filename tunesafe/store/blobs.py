@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import Column, Connection, Select, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesafe.store.engine import clock
@@ -23,6 +23,7 @@ from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
 
 __all__ = [
     "CHUNK_BYTES",
+    "IDS_AT_ONCE",
     "Content",
     "Gone",
     "StoredBytes",
@@ -34,6 +35,7 @@ __all__ = [
     "groups",
     "lock_intact",
     "mark_damaged",
+    "named",
     "needed_places",
     "orphans",
     "place_of",
@@ -42,13 +44,19 @@ __all__ = [
 
 CHUNK_BYTES = 4 << 20
 """Size of a chunk: MariaDB's default packet is 16 MiB, and escaping can double zeros."""
-_IDS_AT_ONCE = 500
+IDS_AT_ONCE = 500
+"""Parameters of one statement."""
 _T = TypeVar("_T")
 
+
+def named(*columns: Column[Any]) -> Select[Any]:
+    """A question about a ``study``'s blobs of some ``hashes``."""
+    of_study = blobs.c.study == bindparam("study")
+    return select(*columns).where(of_study, blobs.c.hash.in_(bindparam("hashes", expanding=True)))
+
+
 # Made once: to put one of these together takes as long as to run it.
-_KNOWN = select(blobs.c.hash, blobs.c.blob_id).where(
-    blobs.c.study == bindparam("study"), blobs.c.hash.in_(bindparam("hashes", expanding=True))
-)
+_KNOWN = named(blobs.c.hash, blobs.c.blob_id)
 _INTACT = _KNOWN.where(blobs.c.intact == 1)
 # Locked in one order, so that two transactions hardly ever wait for each other (a server ends that, and it is tried
 # again). Intact ones are shared: many checkpoints may name one at once. Who is to write a damaged one again has it
@@ -273,5 +281,5 @@ def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[tupl
 def groups(items: Collection[_T]) -> Iterator[list[_T]]:
     """Lists short enough for the parameters of one statement."""
     everything = list(items)
-    for start in range(0, len(everything), _IDS_AT_ONCE):
-        yield everything[start : start + _IDS_AT_ONCE]
+    for start in range(0, len(everything), IDS_AT_ONCE):
+        yield everything[start : start + IDS_AT_ONCE]

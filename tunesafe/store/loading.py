@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, select
 
-from tunesafe.store.blobs import CHUNK_BYTES, groups, place_of
+from tunesafe.store.blobs import CHUNK_BYTES, IDS_AT_ONCE, groups, named, place_of
 from tunesafe.store.hashing import Buffer, is_named
 from tunesafe.store.memory import ALIGNMENT, aligned_memory
 from tunesafe.store.packs import Packs, Place
@@ -26,12 +26,9 @@ __all__ = ["Loaded", "Wanted", "load_blobs"]
 _READERS = min(os.cpu_count() or 1, 4)
 _PARALLEL_BYTES = 4 << 20
 """Fewer are read before a thread has begun."""
-_AT_ONCE = 500
 
 # Made once: to put it together takes as long as to run it.
-_LOCATED = select(blobs.c.hash, blobs.c.blob_id, blobs.c.pack, blobs.c.pack_offset).where(
-    blobs.c.study == bindparam("study"), blobs.c.hash.in_(bindparam("hashes", expanding=True))
-)
+_LOCATED = named(blobs.c.hash, blobs.c.blob_id, blobs.c.pack, blobs.c.pack_offset)
 
 
 class Wanted(NamedTuple):
@@ -126,7 +123,7 @@ def _read_chunks(connection: Connection, sizes: Mapping[int, int]) -> Iterator[t
     small: list[int] = []
     small_bytes = 0
     for blob_id in sorted(sizes):
-        if small and (small_bytes + sizes[blob_id] > CHUNK_BYTES or len(small) == _AT_ONCE):
+        if small and (small_bytes + sizes[blob_id] > CHUNK_BYTES or len(small) == IDS_AT_ONCE):
             yield from _read_small(connection, small)
             small, small_bytes = [], 0
         if sizes[blob_id] > CHUNK_BYTES:

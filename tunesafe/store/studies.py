@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, case, delete, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, case, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesafe.contracts import TrialPhase
@@ -29,6 +29,7 @@ __all__ = [
     "drop_free_numbers",
     "ensure_numbers",
     "find_study",
+    "has_begun",
     "load_sources",
     "replace_spec",
     "revision_of",
@@ -141,6 +142,11 @@ def find_study(connection: Connection, name: str) -> StudyRow | None:
 def study_names(connection: Connection) -> list[str]:
     """The names of all studies in the database, sorted."""
     return [str(name) for name in connection.execute(select(studies.c.name).order_by(studies.c.name)).scalars()]
+
+
+def has_begun(connection: Connection, name: str) -> bool:
+    """Whether there is a study of ours of this name, of whatever schema: older ones are read only once upgraded."""
+    return inspect(connection).has_table(studies.name) and name in study_names(connection)
 
 
 def revision_of(connection: Connection, uuid: str, *, lock: bool = False) -> int:

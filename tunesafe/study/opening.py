@@ -244,14 +244,11 @@ def _refuse_foreign(spec: StudySpec) -> None:
 
 
 def _is_foreign(connection: Connection, name: str) -> bool:
-    tables = set(sa.inspect(connection).get_table_names())
-    if "studies" not in tables:
+    if not sa.inspect(connection).has_table("studies"):
         return False
     query = sa.text("SELECT COUNT(*) FROM studies WHERE study_name = :name")
     in_optuna = connection.execute(query, {"name": name}).scalar_one()
-    # By name alone: of an older schema, whose rows this version reads only after upgrading it.
-    ours = "tunesafe_studies" in tables and name in studies.study_names(connection)
-    return bool(in_optuna) and not ours
+    return bool(in_optuna) and not studies.has_begun(connection, name)
 
 
 def _optuna_study(engine: Engine, storage: FencedStorage, spec: StudySpec, uuid: str) -> int:
