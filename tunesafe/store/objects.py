@@ -26,9 +26,14 @@ _CONNECT_SECONDS, _REQUEST_SECONDS = 10, 300
 _QUICK_SECONDS = 5
 _RETRIES, _RETRY_SECONDS = 3, 30
 """How often one request is tried again by the library, within how long [s]: whoever calls has a longer patience."""
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.4, 15
+"""How long the library waits before it does, at least and at most [s]. All together more than the one second in which
+Google Cloud Storage takes one object once."""
 _PART_BYTES = 8 << 20
 _MOST_PARTS_AT_ONCE = 4
 _CAUSE_CHARACTERS = 300
+_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
+"""Variables that allow a server without a certificate."""
 
 
 class ObjectDepot:
@@ -52,11 +57,16 @@ class ObjectDepot:
                     "connect_timeout": timedelta(seconds=min(_CONNECT_SECONDS, seconds)),
                     "timeout": timedelta(seconds=seconds),
                     # The library reads it by itself only where nothing else is set.
-                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"),
+                    "allow_http": any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in _ALLOW_HTTP),
                 },
                 retry_config={
                     "max_retries": 1 if quick else _RETRIES,
                     "retry_timeout": timedelta(seconds=_QUICK_SECONDS if quick else _RETRY_SECONDS),
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=_PAUSE_SECONDS),
+                        "max_backoff": timedelta(seconds=_LONGEST_PAUSE_SECONDS),
+                        "base": 2,
+                    },
                 },
             )
 
@@ -147,5 +157,7 @@ class ObjectDepot:
             yield
         except (BaseError, OSError, ValueError) as error:
             cause = " ".join(str(error).partition("Debug source")[0].split())[:_CAUSE_CHARACTERS]
-            kind = UnreachableDepotError if isinstance(error, GenericError) else DepotError
+            # An upload in parts is gone if the answer to its completion was lost, and the library asked again.
+            is_gone = isinstance(error, FileNotFoundError) and "uploadId=" in str(error)
+            kind = UnreachableDepotError if is_gone or isinstance(error, GenericError) else DepotError
             raise kind(unusable(self.url, cause)) from error
