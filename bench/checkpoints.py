@@ -2,9 +2,9 @@
 
 A state is a network and its optimizer, 64 tensors of one size, all of which change from one checkpoint to
 the next. The loop's stall is compared with one copy of the same bytes into memory that is used again; a durable save
-with writing the same bytes to a file and fsyncing it; loading with reading that file, into tensors that are as new
-as ours, and (for information) into memory that is in use. A side's file or database is in the same folder, and
-every fsync is real.
+with writing the same bytes to a file and fsyncing it, and (for information) with a checkpoint made by hand; loading
+with reading that file, into tensors that are as new as ours, and (for information) into memory that is in use. A
+side's file or database is in the same folder, and every fsync is real.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tunesafe.contracts import Position, Snapshot
 from tunesafe.state.codec import encode
 from tunesafe.state.memory import aligned_buffer
 from tunesafe.store.checkpoints import CheckpointStore
+from tunesafe.store.pack_file import sync_folder
 from tunesafe.store.packs import packs_beside
 from tunesafe.trial.preemption import SignalWatch
 from tunesafe.worker.writing import CheckpointWriter
@@ -34,6 +35,8 @@ __all__ = ["checkpoints"]
 
 _MEGABYTES, _QUICK_MEGABYTES = (1, 45, 140, 400, 1500), (1, 45, 140)
 _NUM_TENSORS = 64
+_MOST_BY_HAND = 400
+"""Up to which size a checkpoint made by hand is compared [MB]: a third file of gigabytes slows both others."""
 _WARM_UP = 8
 """Saves before the first one that counts: a virtual machine is slow at handing out memory it never had in use."""
 
@@ -50,6 +53,8 @@ def checkpoints(pairs: int, quick: bool) -> Iterator[Comparison]:
             yield ms(f"{megabytes} MB: stall, against one copy", sides.stall, sides.copy, at_most=round(stall, 2))
             most = 2.0 if megabytes < 45 else 1.2
             yield ms(f"{megabytes} MB: durable, against write + fsync", sides.save, sides.write, at_most=most)
+            if megabytes <= _MOST_BY_HAND:
+                yield ms(f"{megabytes} MB: durable, against torch.save + fsync + rename", sides.save, sides.torch_save)
             name = f"{megabytes} MB: loaded and verified, against"
             yield ms(f"{name} read into new tensors", sides.load, sides.read, at_most=1.6)
             yield ms(f"{name} read into memory in use", sides.load, sides.read_again)
@@ -124,6 +129,21 @@ class _Sides:
                 os.fsync(file.fileno())
 
         return _ms(write)
+
+    def torch_save(self) -> float:
+        """The same tensors as a checkpoint by hand is made: a file beside it, fsync, rename, fsync of the folder."""
+        unfinished, finished = self._file.with_suffix(".tmp"), self._file.with_suffix(".pt")
+        finished.unlink(missing_ok=True)
+
+        def save() -> None:
+            with unfinished.open("wb") as file:
+                torch.save(self._tensors, file)  # noqa: TID251 - what is compared with, not how we save
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(finished)
+            sync_folder(finished.parent)
+
+        return _ms(save)
 
     def load(self) -> float:
         """The newest state, every byte verified."""

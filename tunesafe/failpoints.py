@@ -39,6 +39,8 @@ FAILPOINTS: dict[str, str] = {
     "blob.written": "one more blob is written, the checkpoint is not committed",
     "checkpoint.in_transaction": "inside the transaction that commits a checkpoint",
     "checkpoint.committed": "the checkpoint is durable, older ones are not removed",
+    "surplus.in_transaction": "older checkpoints' rows are deleted, not committed (SQLite: with the new one's)",
+    "surplus.committed": "older checkpoints are forgotten, their bytes are there",
     "checkpoint.swept": "older checkpoints are removed",
     "forget.in_transaction": "inside the transaction that forgets checkpoints nobody asked to keep, before its commit",
     "forget.committed": "they are forgotten, their bytes are there",

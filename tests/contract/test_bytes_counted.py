@@ -28,7 +28,7 @@ def test_what_was_counted_is_what_is_freed(engine: Engine) -> None:
     ids = [info.checkpoint_id for info in infos]
     data = memoryview(b"unnamed")
     with writing(engine) as connection:
-        blobs.write_blobs(connection, study, [blobs.Content(state_hash(data), data)])
+        blobs.write_blobs(connection, study, [blobs.Content(state_hash(data), len(data), (data,))])
         connection.execute(blob_chunks.insert().values(blob_id=12345, seq=0, data=b"\0\1\2"))
     reader = read_only_engine(engine.url)
     try:

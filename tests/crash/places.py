@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
 from tests.crash.harness import Kill, Reference
 from tunesafe.failpoints import FAILPOINTS
 
-__all__ = ["COPYING", "FETCHING", "ON_SERVERS", "PLACES", "deaths_at", "in_turn"]
+__all__ = ["COPYING", "FETCHING", "ON_SERVERS", "PLACES", "SERVERS", "deaths_at", "in_turn", "one_now"]
 
 COPYING = [failpoint for failpoint in FAILPOINTS if failpoint.startswith("backup.")]
 """Passed by studies with a second place only: see ``test_backup``."""
@@ -15,6 +20,20 @@ PLACES = [failpoint for failpoint in FAILPOINTS if failpoint not in (*COPYING, *
 """Passed by every study."""
 ON_SERVERS = [failpoint for failpoint in PLACES if not failpoint.startswith("pack.")]
 """Packs are beside SQLite files only; a server keeps all bytes in its tables."""
+
+
+SERVERS = [pytest.param(server, marks=getattr(pytest.mark, server)) for server in ("postgres", "mariadb")]
+"""As parameters."""
+
+
+def one_now(parameters: Sequence[Any], now: str) -> list[Any]:
+    """One of some parameters in every run of the tests, the others in the long one."""
+    values = [getattr(each, "values", (each,))[0] for each in parameters]
+    marks = [list(getattr(each, "marks", ())) for each in parameters]
+    return [
+        pytest.param(value, marks=mark if value == now else [*mark, pytest.mark.slow])
+        for value, mark in zip(values, marks, strict=True)
+    ]
 
 
 def in_turn() -> list[str]:

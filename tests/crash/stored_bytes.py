@@ -20,8 +20,9 @@ from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.depot_urls import open_depot
 from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.folders import FolderDepot
-from tunesafe.store.manifests import Part, parts_of
-from tunesafe.store.packs import Place, packs_beside
+from tunesafe.store.manifests import Part, read_manifest
+from tunesafe.store.pack_file import Place
+from tunesafe.store.packs import packs_beside
 from tunesafe.store.studies import find_study
 from tunesafe.store.tables import blob_chunks, checkpoints
 from tunesafe.store.tables import blobs as blob_rows
@@ -61,10 +62,10 @@ class StoredBytes:
 
     def parts(self, info: CheckpointInfo) -> list[Part]:
         """What a checkpoint consists of, each byte once, under the first of its names; nothing empty."""
-        found: dict[str, Part] = {}
-        for part in parts_of(self._store.manifest(info)):
+        found: dict[tuple[str, int], Part] = {}
+        for part in read_manifest(self._store.manifest(info)).parts:
             if part.num_bytes:
-                found.setdefault(part.hash, part)
+                found.setdefault((part.blob, part.offset), part)
         return list(found.values())
 
     def is_in_pack(self, part: Part) -> bool:
@@ -74,7 +75,7 @@ class StoredBytes:
     def fallback(self, number: int, damaged: Collection[str], without: Collection[int] = ()) -> int:
         """Where a trial goes on that has lost these bytes and these checkpoints [examples]."""
         for info in self.infos(number):
-            if info.checkpoint_id not in without and not {part.hash for part in self.parts(info)} & set(damaged):
+            if info.checkpoint_id not in without and not {part.blob for part in self.parts(info)} & set(damaged):
                 return info.position.examples_seen
         return 0
 
@@ -87,13 +88,14 @@ class StoredBytes:
             with writing(self.engine) as connection:
                 query = select(blob_chunks.c.blob_id, blob_chunks.c.seq, blob_chunks.c.data)
                 rows = connection.execute(query.where(blob_chunks.c.blob_id == self._blob_id(part))).all()
-                row = rows[len(rows) // 2]
+                assert len(rows) == 1  # a state of these studies is small
+                (row,) = rows
                 here = (blob_chunks.c.blob_id == row.blob_id, blob_chunks.c.seq == row.seq)
-                damaged = _flipped(bytes(row.data), len(row.data) // 2)
+                damaged = _flipped(bytes(row.data), part.offset + part.num_bytes // 2)
                 assert connection.execute(update(blob_chunks).where(*here).values(data=damaged)).rowcount == 1
             return
         whole = self.pack(place.pack)
-        self.put_pack(place.pack, _flipped(whole, place.offset + part.num_bytes // 2))
+        self.put_pack(place.pack, _flipped(whole, place.offset + part.offset + part.num_bytes // 2))
 
     def flip_column(self, info: CheckpointInfo, column: str) -> None:
         """Flip one bit of one character in the text of a checkpoint's row."""
@@ -161,14 +163,14 @@ class StoredBytes:
         return f"{self._prefix}{name}{_ENDING}"
 
     def _blob_id(self, part: Part) -> int:
-        by_hash = (blob_rows.c.study == self.uuid, blob_rows.c.hash == part.hash)
+        by_hash = (blob_rows.c.study == self.uuid, blob_rows.c.hash == part.blob)
         with reading(self.engine) as connection:
             return int(connection.execute(select(blob_rows.c.blob_id).where(*by_hash)).scalar_one())
 
     def _place(self, part: Part) -> Place | None:
         columns = (blob_rows.c.pack, blob_rows.c.pack_offset)
         with reading(self.engine) as connection:
-            by_hash = (blob_rows.c.study == self.uuid, blob_rows.c.hash == part.hash)
+            by_hash = (blob_rows.c.study == self.uuid, blob_rows.c.hash == part.blob)
             row = connection.execute(select(*columns).where(*by_hash)).one()
         return None if row.pack is None else Place(row.pack, row.pack_offset, part.num_bytes)
 

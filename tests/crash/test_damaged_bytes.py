@@ -15,6 +15,7 @@ import pytest
 
 from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
 from tests.crash.outcome import differences, flaws
+from tests.crash.places import one_now
 from tests.crash.stored_bytes import StoredBytes, stored_bytes
 from tests.crash.variations import BASE, Variation
 from tunesafe.store.manifests import Part
@@ -26,7 +27,8 @@ SMALL, LARGE = 0, 1
 """Trials whose states go into rows with the commit, and into a pack (or rows of their own)."""
 BOUNDARY = 3
 """At which a study dies: two checkpoints of its trial are durable then, and a third is captured."""
-TO_SMALL, FROM_SMALL_TO_LARGE = Kill("capture.after", 3), Kill("capture.after", 5)
+TO_SMALL, TO_LARGE = Kill("capture.after", 3), Kill("capture.after", 7)
+FROM_SMALL_TO_LARGE = Kill("capture.after", 5)
 
 
 @dataclass
@@ -84,21 +86,19 @@ EVERYWHERE = [
 WITH_PACKS = EVERYWHERE[:3]
 
 
-def one_now(places: list[Any], now: str) -> list[Any]:
-    """One place in every run of the tests, the others in the long one."""
-    values = [getattr(each, "values", (each,))[0] for each in places]
-    marks = [list(getattr(each, "marks", ())) for each in places]
-    return [
-        pytest.param(value, marks=mark if value == now else [*mark, pytest.mark.slow])
-        for value, mark in zip(values, marks, strict=True)
-    ]
-
-
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
     """One of them, by name."""
     found: Place = request.getfixturevalue(request.param)
     return found
+
+
+def killed_study(lab: Laboratory, place: Place, kill: Kill) -> Study:
+    """A study somewhere that died there; what it would have been is known."""
+    lab.reference(BASE)
+    study = lab.study(place.variation, place.storage)
+    study.run_and_die(kill)
+    return study
 
 
 def go_on(study: Study, number: int, fallback: int) -> Ended:
@@ -111,8 +111,9 @@ def go_on(study: Study, number: int, fallback: int) -> Ended:
     return ended
 
 
-def check_said(ended: Ended, number: int, fallback: int, what: str = "") -> None:
-    """The trial, what is wrong with it, and from where it continues."""
+def go_on_damaged(study: Study, number: int, fallback: int, what: str = "") -> None:
+    """Let it, and check that it says what is wrong with the trial, and from where that continues."""
+    ended = go_on(study, number, fallback)
     (line, *_) = [line for line in ended.output.splitlines() if f"trial {number}  event damaged" in line]
     assert f"Checkpoint of trial {number} at example 110 is damaged" in line
     assert what in line
@@ -143,24 +144,20 @@ def flip_each(study: Study, stored: StoredBytes, number: int, *, every: bool) ->
     assert len(parts) > 20
     for part in parts if every else few(parts):
         stored.flip(part)
-        fallback = stored.fallback(number, {part.hash})
-        what = part.what if part.owner else "structure"
-        check_said(go_on(study, number, fallback), number, fallback, what)
+        named = next(each for each in parts if each.blob == part.blob)  # the first of those that are stored together
+        go_on_damaged(study, number, stored.fallback(number, {part.blob}), named.what if named.owner else "structure")
         done.append(f"bit in {'pack' if stored.is_in_pack(part) else 'rows'}")
     for column in ("manifest_json", "digest") if every else ("manifest_json",):
         info = stored.infos(number)[0]
         stored.flip_column(info, column)
-        fallback = stored.fallback(number, (), [info.checkpoint_id])
-        check_said(go_on(study, number, fallback), number, fallback, "manifest")
+        go_on_damaged(study, number, stored.fallback(number, (), [info.checkpoint_id]), "manifest")
         done.append(f"bit in {column}")
     return done
 
 
 def flip_all(lab: Laboratory, place: Place, *, every: bool) -> Survival:
     """One study that suffers a flipped bit in every piece of a small and of a large state."""
-    lab.reference(BASE)
-    study = lab.study(place.variation, place.storage)
-    study.run_and_die(TO_SMALL)
+    study = killed_study(lab, place, TO_SMALL)
     with stored_bytes(study) as stored:
         done = flip_each(study, stored, SMALL, every=every)
         study.run_and_die(FROM_SMALL_TO_LARGE)
@@ -195,20 +192,15 @@ DAMAGED_PACKS: dict[str, Any] = {
 @pytest.mark.parametrize("place", one_now(WITH_PACKS, "folder"), indirect=True)
 def test_packs_that_are_damaged_cost_training_only(place: Place, lab: Laboratory, survived: Check) -> None:
     """Cut short, emptied, gone, another file; then all of them at once."""
-    lab.reference(BASE)
-    study = lab.study(place.variation, place.storage)
-    study.run_and_die(Kill("capture.after", TO_SMALL.passing + 4))
+    study = killed_study(lab, place, TO_LARGE)
     with stored_bytes(study) as stored:
         for damage in DAMAGED_PACKS.values():
             pack = stored.pack_of(stored.infos(LARGE)[0])
-            content = stored.pack(pack)
-            damaged = damage(content)
-            stored.put_pack(pack, damaged)
-            fallback = stored.fallback(LARGE, stored.in_pack(pack))
-            check_said(go_on(study, LARGE, fallback), LARGE, fallback)
+            stored.put_pack(pack, damage(stored.pack(pack)))
+            go_on_damaged(study, LARGE, stored.fallback(LARGE, stored.in_pack(pack)))
         for info in stored.infos(LARGE):
             stored.put_pack(stored.pack_of(info), None)
-        check_said(go_on(study, LARGE, 0), LARGE, 0)
+        go_on_damaged(study, LARGE, 0)
     assert not (study.folder / "pwned").exists()
     survived(conclude(lab, study, [*DAMAGED_PACKS, "all missing"]))
 
@@ -216,9 +208,7 @@ def test_packs_that_are_damaged_cost_training_only(place: Place, lab: Laboratory
 @pytest.mark.parametrize("place", one_now(WITH_PACKS, "object_store"), indirect=True)
 def test_a_place_of_packs_that_is_gone_is_no_damage(place: Place, lab: Laboratory, survived: Check) -> None:
     """A folder that was not copied, a disk that is not there, another bucket: said, waited for, and nothing is lost."""
-    lab.reference(BASE)
-    study = lab.study(place.variation, place.storage)
-    study.run_and_die(Kill("capture.after", TO_SMALL.passing + 4))
+    study = killed_study(lab, place, TO_LARGE)
     with stored_bytes(study) as stored:
         with stored.hidden():
             ended = study.run()
@@ -232,12 +222,10 @@ def test_a_place_of_packs_that_is_gone_is_no_damage(place: Place, lab: Laborator
 @pytest.mark.slow
 def test_a_lost_folder_of_packs_may_be_made_anew(lab: Laboratory, survived: Check) -> None:
     """As its message says: with an empty one trials go on from what is left."""
-    lab.reference(BASE)
-    study = lab.study(BASE)
-    study.run_and_die(Kill("capture.after", TO_SMALL.passing + 4))
+    study = killed_study(lab, Place(BASE), TO_LARGE)
     packs = study.folder / "crash.db.packs"
     packs.rename(packs.with_name("lost"))
     assert f"folder {packs} is not there" in study.run().output
     packs.mkdir()
-    check_said(go_on(study, LARGE, 0), LARGE, 0)
+    go_on_damaged(study, LARGE, 0)
     survived(conclude(lab, study, ["no packs"]))

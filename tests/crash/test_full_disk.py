@@ -58,6 +58,6 @@ def test_a_study_on_a_disk_that_grows_page_by_page_ends_identical(lab: Laborator
             break
         check_full(study, ended)
         deaths.append("SQLITE_FULL")
-        pages += 24
+        pages += 16
     assert len(deaths) >= 4
     survived(lab.compare(study, deaths))

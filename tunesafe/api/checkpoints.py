@@ -18,7 +18,7 @@ from tunesafe.errors import DamagedError, SpecError, TunesafeError
 from tunesafe.store import claims, inventory
 from tunesafe.store.blobs import StoredBytes
 from tunesafe.store.checkpoints import CheckpointStore
-from tunesafe.store.manifests import TensorEntry, parts_of, tensors_of
+from tunesafe.store.manifests import TensorEntry, read_manifest, tensors_of
 from tunesafe.store.migrations import is_ours
 from tunesafe.store.retention import at_end_of
 
@@ -163,9 +163,9 @@ def checkpoint_content(stored: StoredStudy, number: int, virtual_epoch: int | No
         manifest = store.manifest(info)
     with stored.opened() as (connection, row):
         views = view_checkpoints(connection, row.uuid, infos, number)
-    structure, *_ = parts_of(manifest)
+    structure = read_manifest(manifest).structure
     return CheckpointContent(
-        views[info.checkpoint_id], structure.hash, structure.num_bytes, tuple(tensors_of(manifest))
+        views[info.checkpoint_id], structure.blob, structure.num_bytes, tuple(tensors_of(manifest))
     )
 
 

@@ -35,7 +35,8 @@ from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.events import append_event
 from tunesafe.store.hashing import file_hash
 from tunesafe.store.migrations import upgrade
-from tunesafe.store.packs import packs_beside, sync_folder
+from tunesafe.store.pack_file import sync_folder
+from tunesafe.store.packs import packs_beside
 from tunesafe.store.parcels import unpack_parcel
 from tunesafe.store.urls import canonical_url, sqlite_path
 from tunesafe.study.copying import owning_event

@@ -91,7 +91,7 @@ class Checkpoint(Section):
     """Whether trials may be saved and resumed inside a virtual epoch; `tunesafe check` proves that they can be."""
     keep: Keep = Keep()
     """How many checkpoints of completed trials are kept."""
-    in_database: SizeOrOff = 1 << 20
+    in_database: SizeOrOff = 512 << 10
     """Up to so many new bytes are stored with the row that names them; more where large states are; off: none."""
 
     @model_validator(mode="after")

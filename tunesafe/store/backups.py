@@ -26,7 +26,8 @@ from tunesafe.contracts import TrialPhase
 from tunesafe.errors import StorageError
 from tunesafe.store.depots import Depot
 from tunesafe.store.hashing import is_named
-from tunesafe.store.packs import PackFolder, Place
+from tunesafe.store.pack_file import Place
+from tunesafe.store.packs import PackFolder
 from tunesafe.store.tables import blobs, trials
 
 __all__ = [

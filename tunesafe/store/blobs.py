@@ -8,17 +8,31 @@ names it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, Select, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from tunesafe.store.engine import clock
 from tunesafe.store.faults import TransientStorageError
-from tunesafe.store.packs import Place
+from tunesafe.store.pack_file import Place
+from tunesafe.store.statements import run
 from tunesafe.store.tables import blob_chunks, blobs, checkpoint_blobs
 
 __all__ = [
@@ -33,6 +47,7 @@ __all__ = [
     "find_intact",
     "find_known",
     "groups",
+    "groups_by_name",
     "lock_intact",
     "mark_damaged",
     "named",
@@ -49,21 +64,48 @@ IDS_AT_ONCE = 500
 _T = TypeVar("_T")
 
 
-def named(*columns: Column[Any]) -> Select[Any]:
-    """A question about a ``study``'s blobs of some ``hashes``."""
-    of_study = blobs.c.study == bindparam("study")
-    return select(*columns).where(of_study, blobs.c.hash.in_(bindparam("hashes", expanding=True)))
+def named(count: int, *columns: ColumnElement[Any]) -> Select[Any]:
+    """A question about so many of a study's blobs: for every group of ``groups_by_name``, made once for each count."""
+    hashes = [bindparam(f"hash_{index}", type_=String) for index in range(count)]
+    return select(*columns).where(blobs.c.study == bindparam("uuid"), blobs.c.hash.in_(hashes))
 
 
-# Made once: to put one of these together takes as long as to run it.
-_KNOWN = named(blobs.c.hash, blobs.c.blob_id)
-_INTACT = _KNOWN.where(blobs.c.intact == 1)
+def groups_by_name(uuid: str, names: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Which blobs of a study a question is about, few enough for one statement; and how many it asks for.
+
+    The count is a power of two, with the last name again and again, so that there are few different statements.
+    """
+    for some in groups(names):
+        count = 1 << (len(some) - 1).bit_length()
+        padded = [*some, *[some[-1]] * (count - len(some))]
+        yield count, {"uuid": uuid, **{f"hash_{index}": name for index, name in enumerate(padded)}}
+
+
+@lru_cache
+def _known(count: int) -> Select[Any]:
+    return named(count, blobs.c.hash, blobs.c.blob_id)
+
+
+@lru_cache
+def _intact(count: int) -> Select[Any]:
+    return _known(count).where(blobs.c.intact == 1)
+
+
 # Locked in one order, so that two transactions hardly ever wait for each other (a server ends that, and it is tried
 # again). Intact ones are shared: many checkpoints may name one at once. Who is to write a damaged one again has it
 # alone, from the start.
-_SHARED = _INTACT.order_by(blobs.c.blob_id).with_for_update(read=True)
-_DAMAGED = _KNOWN.where(blobs.c.intact.is_distinct_from(1)).order_by(blobs.c.blob_id).with_for_update()
+@lru_cache
+def _shared(count: int) -> Select[Any]:
+    return _intact(count).order_by(blobs.c.blob_id).with_for_update(read=True)
+
+
+@lru_cache
+def _damaged(count: int) -> Select[Any]:
+    return _known(count).where(blobs.c.intact.is_distinct_from(1)).order_by(blobs.c.blob_id).with_for_update()
+
+
 _INSERT = insert(blobs).values(intact=1, created_at=clock())
+_INSERT_CHUNK = insert(blob_chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +114,13 @@ class Content:
 
     Args:
         hash: As ``state_hash`` gives it.
-        data: The bytes, contiguous; not copied.
+        num_bytes: How many they are.
+        pieces: They themselves, one piece after the other; not copied.
     """
 
     hash: str
-    data: memoryview
+    num_bytes: int
+    pieces: tuple[memoryview, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +169,17 @@ class Gone:
 
 def find_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
     """The ids of those blobs that are there and not known to be damaged, by hash."""
-    return _find(connection, uuid, hashes, _INTACT)
+    return _find(connection, uuid, hashes, _intact)
 
 
 def lock_intact(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
     """As ``find_intact``; and none of them is swept before this transaction ends."""
-    return _find(connection, uuid, hashes, _SHARED)
+    return _find(connection, uuid, hashes, _shared)
 
 
 def find_known(connection: Connection, uuid: str, hashes: Collection[str]) -> dict[str, int]:
     """The ids of those blobs that have a row, damaged or not, by hash."""
-    return _find(connection, uuid, hashes, _KNOWN)
+    return _find(connection, uuid, hashes, _known)
 
 
 def write_blobs(
@@ -143,49 +187,55 @@ def write_blobs(
     uuid: str,
     contents: Collection[Content],
     places: Mapping[str, Place] = MappingProxyType({}),
-) -> dict[str, int]:
-    """Write bytes that ``find_intact`` did not find; return their ids by hash.
+    doubtful: Collection[str] | None = None,
+) -> None:
+    """Write bytes that ``find_intact`` did not find.
 
     Args:
         connection: In a write transaction.
         uuid: The study.
         contents: The bytes.
         places: Where some of them are already, by hash; all others go into chunks.
+        doubtful: Which of them may have a row, of damaged bytes; by default all.
 
     Raises:
-        TransientStorageError: If another worker writes the same bytes at this moment.
+        TransientStorageError: If one has a row against all expectation: another worker's, at this moment.
     """
     by_hash = {content.hash: content for content in contents}
-    again = _find(connection, uuid, by_hash, _DAMAGED)
+    again = _find(connection, uuid, by_hash if doubtful is None else by_hash.keys() & doubtful, _damaged)
     if again:
         delete_chunks(connection, again.values())
         for name, blob_id in again.items():
             row = update(blobs).where(blobs.c.blob_id == blob_id)
             connection.execute(row.values(intact=1, **_place_values(places.get(name))))
     new = [
-        {"study": uuid, "hash": name, "num_bytes": content.data.nbytes, **_place_values(places.get(name))}
+        {"study": uuid, "hash": name, "num_bytes": content.num_bytes, **_place_values(places.get(name))}
         for name, content in by_hash.items()
         if name not in again
     ]
     try:
         if new:
-            connection.execute(_INSERT, new)
+            run(connection, _INSERT, *new)
     except IntegrityError as error:
         raise TransientStorageError(
             "Another worker stored the same bytes at the same moment. This step wrote nothing; it is tried again."
         ) from error
-    ids = again | find_known(connection, uuid, [name for name in by_hash if name not in again])
+    loose = [content for name, content in by_hash.items() if name not in places]
+    if loose:
+        _write_chunks(connection, loose, find_known(connection, uuid, [content.hash for content in loose]))
+
+
+def _write_chunks(connection: Connection, contents: Collection[Content], ids: Mapping[str, int]) -> None:
     batch: list[dict[str, object]] = []
     batch_bytes = 0
-    for blob_id, seq, data in _chunks([content for name, content in by_hash.items() if name not in places], ids):
+    for blob_id, seq, data in _chunks(contents, ids):
         if batch and batch_bytes + len(data) > CHUNK_BYTES:
-            connection.execute(insert(blob_chunks), batch)
+            connection.execute(_INSERT_CHUNK, batch)
             batch, batch_bytes = [], 0
         batch.append({"blob_id": blob_id, "seq": seq, "data": data})
         batch_bytes += len(data)
     if batch:
-        connection.execute(insert(blob_chunks), batch)
-    return ids
+        connection.execute(_INSERT_CHUNK, batch)
 
 
 def mark_damaged(connection: Connection, blob_ids: Collection[int]) -> None:
@@ -264,18 +314,20 @@ def _place_values(place: Place | None) -> dict[str, object]:
     return {"pack": None, "pack_offset": None} if place is None else {"pack": place.pack, "pack_offset": place.offset}
 
 
-def _find(connection: Connection, uuid: str, hashes: Collection[str], query: Select[Any]) -> dict[str, int]:
+def _find(
+    connection: Connection, uuid: str, hashes: Collection[str], query: Callable[[int], Select[Any]]
+) -> dict[str, int]:
     found: dict[str, int] = {}
-    for some in groups(hashes):
-        rows = connection.execute(query, {"study": uuid, "hashes": some})
-        found |= {row.hash: row.blob_id for row in rows}
+    for count, values in groups_by_name(uuid, hashes):
+        found |= {row.hash: row.blob_id for row in run(connection, query(count), values)}
     return found
 
 
-def _chunks(contents: Collection[Content], ids: dict[str, int]) -> Iterator[tuple[int, int, memoryview]]:
+def _chunks(contents: Collection[Content], ids: Mapping[str, int]) -> Iterator[tuple[int, int, memoryview]]:
     for content in contents:
-        for seq, start in enumerate(range(0, content.data.nbytes, CHUNK_BYTES)):
-            yield ids[content.hash], seq, content.data[start : start + CHUNK_BYTES]
+        data = content.pieces[0] if len(content.pieces) == 1 else memoryview(b"".join(content.pieces))
+        for seq, start in enumerate(range(0, data.nbytes, CHUNK_BYTES)):
+            yield ids[content.hash], seq, data[start : start + CHUNK_BYTES]
 
 
 def groups(items: Collection[_T]) -> Iterator[list[_T]]:

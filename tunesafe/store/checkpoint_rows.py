@@ -3,45 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import BigInteger, Connection, Insert, Row, and_, bindparam, delete, insert, select
 
 from tunesafe.contracts import CheckpointInfo, Position
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Gone
-from tunesafe.store.engine import database_now
-from tunesafe.store.manifests import digest_of, parts_of
+from tunesafe.store.engine import clock
+from tunesafe.store.manifests import digest_of, read_manifest
+from tunesafe.store.statements import insert_one, run
+from tunesafe.store.tables import blobs as blob_rows
 from tunesafe.store.tables import checkpoint_blobs, checkpoints
 
 __all__ = [
     "ONE_TRANSACTION_BYTES",
-    "at",
     "delete_rows",
     "forget",
     "forget_trial",
-    "info_of",
     "infos_of",
     "insert_row",
     "is_there",
     "keep_only",
+    "manifest_at",
+    "standing",
 ]
 
-ONE_TRANSACTION_BYTES = 1 << 20
+ONE_TRANSACTION_BYTES = 512 << 10
 """Bytes up to this size are written or deleted in the transaction that names or forgets them."""
+
+
+# Made once: to put these together takes as long as to run them, and they are part of every save.
+_INFO = tuple(column for column in checkpoints.c if column.name not in ("manifest_json", "digest"))
+_NEWEST_FIRST = (checkpoints.c.examples_seen.desc(), checkpoints.c.virtual_epoch.desc())
+_INFOS = select(*_INFO).where(checkpoints.c.study == bindparam("uuid")).order_by(checkpoints.c.number, *_NEWEST_FIRST)
+_MANIFEST = select(checkpoints.c.manifest_json, checkpoints.c.digest).where(
+    checkpoints.c.checkpoint_id == bindparam("id")
+)
+_INFOS_OF_TRIAL = _INFOS.where(checkpoints.c.number == bindparam("trial"))
+_TIME = select(clock().label("now")).subquery()
+_STANDING = (
+    select(_TIME.c.now, *_INFO)
+    .select_from(
+        _TIME.outerjoin(
+            checkpoints, and_(checkpoints.c.study == bindparam("uuid"), checkpoints.c.number == bindparam("trial"))
+        )
+    )
+    .order_by(*_NEWEST_FIRST)
+)
+_INSERT = insert(checkpoints)
+
+
+@lru_cache
+def _naming(count: int) -> Insert:
+    """Names so many blobs as a checkpoint's."""
+    columns = bindparam("checkpoint", type_=BigInteger), blob_rows.c.blob_id
+    return insert(checkpoint_blobs).from_select(["checkpoint_id", "blob_id"], blobs.named(count, *columns))
 
 
 def infos_of(connection: Connection, uuid: str, number: int | None) -> list[CheckpointInfo]:
     """The checkpoints of one trial, or of the whole study; newest first within a trial."""
-    columns = [column for column in checkpoints.c if column.name not in ("manifest_json", "digest")]
-    query = select(*columns).where(checkpoints.c.study == uuid)
-    if number is not None:
-        query = query.where(checkpoints.c.number == number)
-    newest_first = (checkpoints.c.examples_seen.desc(), checkpoints.c.virtual_epoch.desc())
-    return [info_of(row) for row in connection.execute(query.order_by(checkpoints.c.number, *newest_first))]
+    query, values = (_INFOS, {"uuid": uuid}) if number is None else (_INFOS_OF_TRIAL, {"uuid": uuid, "trial": number})
+    return [_info_of(row) for row in connection.execute(query, values)]
 
 
-def info_of(row: Row[Any]) -> CheckpointInfo:
+def standing(connection: Connection, uuid: str, number: int) -> tuple[float, list[CheckpointInfo]]:
+    """The database's time [seconds since the epoch], and the checkpoints of a trial, newest first: in one question."""
+    rows = connection.execute(_STANDING, {"uuid": uuid, "trial": number}).all()
+    return float(rows[0].now), [_info_of(row) for row in rows if row.checkpoint_id is not None]
+
+
+def manifest_at(connection: Connection, checkpoint_id: int) -> tuple[str, str] | None:
+    """A checkpoint's manifest and its digest; ``None`` if it has been removed."""
+    row = connection.execute(_MANIFEST, {"id": checkpoint_id}).one_or_none()
+    return None if row is None else (row.manifest_json, row.digest)
+
+
+def _info_of(row: Row[Any]) -> CheckpointInfo:
     """A row as a value."""
     # SQLite keeps whatever is put into a column. At a place that is none, the manifest does not match: that is damage.
     place = [value if type(value) is int else -1 for value in (row.examples_seen, row.virtual_epoch)]
@@ -56,16 +95,6 @@ def is_there(connection: Connection, info: CheckpointInfo) -> bool:
     return connection.execute(query).one_or_none() is not None
 
 
-def at(uuid: str, number: int, position: Position) -> tuple[Any, ...]:
-    """What selects the row of a trial's checkpoint at one position."""
-    return (
-        checkpoints.c.study == uuid,
-        checkpoints.c.number == number,
-        checkpoints.c.virtual_epoch == position.virtual_epoch,
-        checkpoints.c.examples_seen == position.examples_seen,
-    )
-
-
 def forget(connection: Connection, checkpoint_ids: Collection[int], loose: Collection[int] = ()) -> Gone:
     """Delete checkpoints and the blobs that now have no name, the bytes in chunks too if they are few.
 
@@ -77,8 +106,8 @@ def forget(connection: Connection, checkpoint_ids: Collection[int], loose: Colle
     Returns:
         The blobs whose bytes are still to be deleted.
     """
-    named = {*delete_rows(connection, checkpoint_ids), *loose}
-    return _few_at_once(connection, blobs.delete_unreferenced(connection, named))
+    candidates = {*delete_rows(connection, checkpoint_ids), *loose}
+    return _few_at_once(connection, blobs.delete_unreferenced(connection, candidates))
 
 
 def keep_only(connection: Connection, uuid: str, info: CheckpointInfo, manifest_json: str) -> Gone:
@@ -98,9 +127,10 @@ def keep_only(connection: Connection, uuid: str, info: CheckpointInfo, manifest_
     old = connection.execute(select(checkpoints).where(by_id).with_for_update()).one_or_none()
     if old is None:
         return Gone()
-    parts = parts_of(manifest_json)
-    named = delete_rows(connection, [info.checkpoint_id])
-    ids = set(blobs.find_known(connection, uuid, {part.hash for part in parts}).values())
+    parts = read_manifest(manifest_json).parts
+    candidates = set(delete_rows(connection, [info.checkpoint_id]))
+    names = {part.blob for part in parts}
+    ids = set(blobs.find_known(connection, uuid, names).values())
     row = {
         "number": info.number,
         "virtual_epoch": info.position.virtual_epoch,
@@ -111,12 +141,12 @@ def keep_only(connection: Connection, uuid: str, info: CheckpointInfo, manifest_
         "fence": old.fence,
         "weights_only": 1,
     }
-    insert_row(connection, uuid, row, ids, old.created_at)
-    return _few_at_once(connection, blobs.delete_unreferenced(connection, set(named) - ids))
+    insert_row(connection, uuid, row, names, old.created_at)
+    return _few_at_once(connection, blobs.delete_unreferenced(connection, candidates - ids))
 
 
 def insert_row(
-    connection: Connection, uuid: str, row: dict[str, Any], blob_ids: Collection[int], created_at: float | None = None
+    connection: Connection, uuid: str, row: dict[str, Any], names: Collection[str], created_at: float
 ) -> CheckpointInfo:
     """Make a checkpoint of bytes that are there.
 
@@ -124,16 +154,16 @@ def insert_row(
         connection: In a write transaction, in which those bytes cannot be swept.
         uuid: The study.
         row: All other columns.
-        blob_ids: The bytes it names.
-        created_at: When it was made [seconds since the epoch]; by default now.
+        names: The blobs it consists of.
+        created_at: When it was made [seconds since the epoch].
     """
-    now = database_now(connection) if created_at is None else created_at
-    values = {**row, "study": uuid, "created_at": now}
-    (checkpoint_id,) = connection.execute(insert(checkpoints).values(values)).inserted_primary_key or (0,)
-    named = [{"checkpoint_id": checkpoint_id, "blob_id": blob_id} for blob_id in blob_ids]
-    connection.execute(insert(checkpoint_blobs), named)
+    values = {**row, "study": uuid, "created_at": created_at}
+    checkpoint_id = insert_one(connection, _INSERT, values)
+    for count, values in blobs.groups_by_name(uuid, names):
+        run(connection, _naming(count), {"checkpoint": checkpoint_id, **values})
     position = Position(row["examples_seen"], row["virtual_epoch"])
-    return CheckpointInfo(checkpoint_id, row["number"], position, row["num_bytes"], now, bool(row["weights_only"]))
+    thinned = bool(row["weights_only"])
+    return CheckpointInfo(checkpoint_id, row["number"], position, row["num_bytes"], created_at, thinned)
 
 
 def _few_at_once(connection: Connection, gone: Gone) -> Gone:
@@ -148,10 +178,10 @@ def delete_rows(connection: Connection, checkpoint_ids: Collection[int]) -> list
     """Delete checkpoints; return the ids of the blobs they named."""
     ids = list(checkpoint_ids)
     query = select(checkpoint_blobs.c.blob_id).where(checkpoint_blobs.c.checkpoint_id.in_(ids)).distinct()
-    named = list(connection.execute(query).scalars())
+    candidates = list(connection.execute(query).scalars())
     connection.execute(delete(checkpoint_blobs).where(checkpoint_blobs.c.checkpoint_id.in_(ids)))
     connection.execute(delete(checkpoints).where(checkpoints.c.checkpoint_id.in_(ids)))
-    return named
+    return candidates
 
 
 def forget_trial(connection: Connection, uuid: str, number: int) -> int:

@@ -13,23 +13,23 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine
 
 from tunesafe.contracts import CheckpointInfo, Snapshot, StoredState
 from tunesafe.errors import DamagedError, StorageError, TunesafeError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import blobs
 from tunesafe.store.blobs import Gone, StoredBytes
-from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, forget, infos_of, keep_only
+from tunesafe.store.checkpoint_rows import ONE_TRANSACTION_BYTES, forget, infos_of, keep_only, manifest_at
 from tunesafe.store.damage import FoundDamaged, RemovedError, damaged, removed
 from tunesafe.store.engine import reading, writing
-from tunesafe.store.faults import CorruptStorageError, translated
+from tunesafe.store.faults import CorruptStorageError, TransientStorageError, translated
 from tunesafe.store.hashing import Buffer
 from tunesafe.store.loading import Wanted, load_blobs
-from tunesafe.store.manifests import hashes_of, is_digest, parts_of, with_only
+from tunesafe.store.manifests import Part, is_digest, layout_of, read_manifest, with_only
 from tunesafe.store.packs import Packs
 from tunesafe.store.saving import Saving, Surplus, batches
-from tunesafe.store.tables import checkpoints
+from tunesafe.store.segments import Layout
 
 __all__ = ["CheckpointStore"]
 
@@ -52,6 +52,8 @@ class CheckpointStore:
         self, engine: Engine, uuid: str, packs: Packs | None, small_bytes: int = ONE_TRANSACTION_BYTES
     ) -> None:
         self._engine, self._uuid, self._packs, self._small_bytes = engine, uuid, packs, small_bytes
+        self._newest: tuple[int, Layout] | None = None
+        """The trial of the last save, and what its checkpoint consists of."""
 
     def save(
         self, snapshot: Snapshot, *, number: int, fence: int, surplus: Surplus = lambda infos: ()
@@ -68,6 +70,7 @@ class CheckpointStore:
             LeaseLostError: If the trial has been claimed again since; no checkpoint was made.
             StorageError: If the database cannot be written; no checkpoint was made, older ones are unharmed.
         """
+        before = self._newest[1] if self._newest and self._newest[0] == number else self._layout(number)
         saving = Saving(
             self._engine,
             self._uuid,
@@ -77,13 +80,17 @@ class CheckpointStore:
             fence=fence,
             surplus=surplus,
             small_bytes=self._small_bytes,
+            before=before,
         )
         try:
-            info, left = saving.run()
-        except TunesafeError:
-            with suppress(StorageError):  # else a sweep finds them; on a full disk they had better go at once
-                self._delete_bytes(Gone(places=saving.places))
+            info, left, layout = saving.run()
+        except TunesafeError as error:
+            # A server whose answer was lost may still be about to commit rows that name them: a sweep is late enough.
+            if self._engine.dialect.name == "sqlite" or not isinstance(error, TransientStorageError):
+                with suppress(StorageError):  # on a full disk they had better go at once
+                    self._delete_bytes(Gone(places=saving.places))
             raise
+        self._newest = number, layout
         self._delete_bytes(left)
         failpoint("checkpoint.swept")
         return info
@@ -117,8 +124,7 @@ class CheckpointStore:
 
         Args:
             number: The trial.
-            on_damage: Told of each newer one that is not. Its bytes are marked, and written again by
-                the next save that holds them.
+            on_damage: Told of each newer one that is not; see ``mark_damaged``.
         """
         for info in self.infos(number):
             if info.weights_only:
@@ -128,11 +134,19 @@ class CheckpointStore:
             except RemovedError:
                 continue
             except DamagedError as error:
-                if isinstance(error, FoundDamaged) and error.blob_ids:
-                    with writing(self._engine) as connection:
-                        blobs.mark_damaged(connection, error.blob_ids)
                 on_damage(error)
         return None
+
+    def mark_damaged(self, damage: Iterable[DamagedError]) -> None:
+        """Let the next save that holds the bytes of damaged checkpoints write them again.
+
+        Args:
+            damage: What ``newest_intact`` has found, and somebody has kept: once it is healed, nobody finds it again.
+        """
+        blob_ids = sorted({each for error in damage if isinstance(error, FoundDamaged) for each in error.blob_ids})
+        if blob_ids:
+            with writing(self._engine) as connection:
+                blobs.mark_damaged(connection, blob_ids)
 
     def remove(self, checkpoint_ids: Collection[int], also: _Also | None = None) -> StoredBytes:
         """Forget checkpoints, and the bytes no other checkpoint names: rows first, then bytes.
@@ -238,48 +252,60 @@ class CheckpointStore:
                 raise
             raise removed(info) from error
 
+    def _layout(self, number: int) -> Layout | None:
+        """What a trial's newest checkpoint consists of; ``None`` without one, or with one that cannot be read."""
+        for info in self.infos(number)[:1]:
+            with suppress(DamagedError, RemovedError):
+                return layout_of(self.manifest(info))
+        return None
+
     def _manifest(self, connection: Connection, info: CheckpointInfo) -> str:
-        by_id = checkpoints.c.checkpoint_id == info.checkpoint_id
-        row = connection.execute(select(checkpoints.c.manifest_json, checkpoints.c.digest).where(by_id)).one_or_none()
-        if row is None:
+        found = manifest_at(connection, info.checkpoint_id)
+        if found is None:
             raise damaged(info, "it has been removed")
-        if not is_digest(row.digest, self._uuid, info.number, info.position, row.manifest_json):
+        manifest, digest = found
+        if not is_digest(digest, self._uuid, info.number, info.position, manifest):
             raise damaged(info, "its manifest no longer matches its hash")
-        return str(row.manifest_json)
+        return str(manifest)
 
     def _structure(self, connection: Connection, info: CheckpointInfo) -> str:
-        (part, *_) = parts_of(self._manifest(connection, info))
-        wanted = [Wanted(part.hash, part.num_bytes, part.owner)]
+        part = read_manifest(self._manifest(connection, info)).structure
+        wanted = [Wanted(part.blob, part.blob_bytes, part.owner)]
         for data in load_blobs(connection, self._uuid, wanted, self._packs).intact.values():
             return bytes(data).decode("utf-8", "surrogatepass")
         raise damaged(info, f"{part.what} is missing or no longer matches its hash")
 
     def _load(self, connection: Connection, info: CheckpointInfo) -> StoredState:
-        manifest = self._manifest(connection, info)
-        parts = parts_of(manifest)
+        manifest = read_manifest(self._manifest(connection, info))
         # An object's tensors come and go together: a network's when they are copied into it, an optimizer's stay.
-        wanted = {part.hash: Wanted(part.hash, part.num_bytes, part.owner) for part in parts}
-        loaded = load_blobs(connection, self._uuid, wanted.values(), self._packs)
+        parts = {part.blob: part for part in reversed(manifest.parts)}
+        wanted = [Wanted(part.blob, part.blob_bytes, part.owner) for part in parts.values()]
+        loaded = load_blobs(connection, self._uuid, wanted, self._packs)
         ids, intact = loaded.ids, loaded.intact
-        for part in parts:
-            if part.hash not in intact:
-                found = "no longer matches its hash" if part.hash in ids else "is missing"
-                raise damaged(info, f"{part.what} {found}", [ids[name] for name in ids if name not in intact])
-        hashes = hashes_of(manifest)
-        if None in hashes and not info.weights_only:
+        for part in parts.values():
+            if part.blob not in intact:
+                found = "no longer matches its hash" if part.blob in ids else "is missing"
+                others = sum(each.blob == part.blob for each in manifest.parts) - 1
+                what = f"{part.what} (or one of {others} stored with it)" if others else part.what
+                raise damaged(info, f"{what} {found}", [ids[name] for name in ids if name not in intact])
+        if None in manifest.tensors and not info.weights_only:
             raise damaged(info, "its row says that it is whole, and it is not")
-        structure = bytes(intact[parts[0].hash]).decode("utf-8", "surrogatepass")
-        return StoredState(info, structure, _own_bytes(intact, hashes))
+        structure = bytes(intact[manifest.structure.blob]).decode("utf-8", "surrogatepass")
+        return StoredState(info, structure, _own_bytes(intact, manifest.tensors))
 
 
-def _own_bytes(intact: Mapping[str, Buffer], names: Iterable[str | None]) -> tuple[Buffer | None, ...]:
+def _own_bytes(intact: Mapping[str, Buffer], parts: Iterable[Part | None]) -> tuple[Buffer | None, ...]:
     """Bytes by index; tensors that were equal get bytes of their own, for they are written to separately."""
-    given: set[str] = set()
+    views = {name: memoryview(data) for name, data in intact.items()}
+    given: dict[str, int] = {}
     tensors: list[Buffer | None] = []
-    for name in names:
-        if name is None:
+    for part in parts:
+        if part is None:
             tensors.append(None)
             continue
-        tensors.append(bytearray(intact[name]) if name in given else intact[name])
-        given.add(name)
+        end = part.offset + part.num_bytes
+        data = views[part.blob][part.offset : end]
+        # What lies before the end of what is given may be part of it: another tensor may be all of a segment.
+        tensors.append(data if part.offset >= given.get(part.blob, 0) else bytearray(data))
+        given[part.blob] = max(given.get(part.blob, 0), end)
     return tuple(tensors)

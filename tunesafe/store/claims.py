@@ -21,6 +21,7 @@ from tunesafe.store import jsontext
 from tunesafe.store.engine import clock
 from tunesafe.store.identity import is_provably_dead
 from tunesafe.store.sealing import moment, real, row_intact, seal, unseal, whole
+from tunesafe.store.statements import run
 from tunesafe.store.tables import trials
 
 __all__ = [
@@ -194,7 +195,7 @@ def advance(connection: Connection, uuid: str, number: int, fence: int, examples
         LeaseLostError: Under a stale fence.
     """
     values = {"uuid": uuid, "trial": number, "held_fence": fence, "examples": examples_seen}
-    if connection.execute(_ADVANCE, values).rowcount != 1:
+    if run(connection, _ADVANCE, values).rowcount != 1:
         check_fence(connection, uuid, number, fence)
 
 
@@ -280,12 +281,14 @@ def unended(connection: Connection, uuid: str) -> list[TrialRow]:
     return _select_rows(connection, uuid, trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.HELD)))
 
 
-def restart(connection: Connection, uuid: str, number: int) -> bool:
+def restart(connection: Connection, uuid: str, number: int, *, unsealed_only: bool = False) -> bool:
     """Put an unended trial back to its start; whoever works on it has lost it, and a held one runs again.
 
-    Returns whether it still had no end.
+    Returns whether it still had no end, nor (``unsealed_only``) sealed parameters.
     """
     statement = _trial_update(uuid, number).where(trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.HELD)))
+    if unsealed_only:
+        statement = statement.where(trials.c.params_json.is_(None))
     fresh: dict[str, Any] = {"outcome_json": None, "ending": None, "value": None, "ended_at": None}
     fresh |= {"phase": TrialPhase.CLAIMED, "lease_expires_at": 0.0, "examples_seen": 0, "deaths": 0}
     return connection.execute(statement.values(fence=trials.c.fence + 1, **fresh)).rowcount == 1

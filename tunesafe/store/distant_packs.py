@@ -9,16 +9,17 @@ studies and databases may share a place, and a mark says that it is theirs.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from uuid import uuid4
 
 from tunesafe.errors import StorageError
 from tunesafe.failpoints import failpoint
 from tunesafe.store.depots import ConflictError, Depot, Entry
 from tunesafe.store.memory import aligned_memory
-from tunesafe.store.packs import Place
+from tunesafe.store.pack_file import Place
 
 __all__ = ["DistantPacks"]
 
@@ -54,18 +55,17 @@ class DistantPacks:
         """Every piece is asked for over a network."""
         return False
 
-    def write(self, contents: Iterable[memoryview]) -> list[Place]:
+    def write(self, contents: Collection[Sequence[memoryview]]) -> list[Place]:
         """As ``PackFolder.write``.
 
         Raises:
             StorageError: If they cannot be written; a reader finds nothing of the attempt.
         """
         self._mark()
-        name, lengths = uuid4().hex, list[int]()
+        name = uuid4().hex
 
         def blocks() -> Iterator[bytes]:
-            for data in contents:
-                lengths.append(data.nbytes)
+            for data in chain.from_iterable(contents):
                 for start in range(0, data.nbytes, _BLOCK_BYTES):
                     yield bytes(data[start : start + _BLOCK_BYTES])
             failpoint("pack.written")
@@ -74,7 +74,8 @@ class DistantPacks:
         failpoint("pack.durable")
         self._written[name] = time.monotonic()
         places, end = [], 0
-        for num_bytes in lengths:
+        for pieces in contents:
+            num_bytes = sum(piece.nbytes for piece in pieces)
             places.append(Place(name, end, num_bytes))
             end += num_bytes
         return places

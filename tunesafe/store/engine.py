@@ -53,6 +53,9 @@ class clock(FunctionElement[float]):  # noqa: N801 - a SQL function, written lik
     inherit_cache = True
 
 
+_NOW = select(clock())
+
+
 @compiles(clock, "sqlite")
 def _clock_sqlite(element: clock, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
@@ -174,7 +177,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 def database_now(connection: Connection) -> float:
     """The database's clock, the only one leases are measured by [seconds since the epoch]."""
-    return float(connection.execute(select(clock())).scalar_one())
+    return float(connection.execute(_NOW).scalar_one())
 
 
 def _create(url: URL, **options: Any) -> Engine:

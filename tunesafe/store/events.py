@@ -14,7 +14,7 @@ from tunesafe.store.engine import clock
 from tunesafe.store.sealing import moment
 from tunesafe.store.tables import events
 
-__all__ = ["append_event", "details_of", "events_of", "newest_event_of"]
+__all__ = ["append_event", "events_of", "newest_event_of"]
 
 
 def append_event(connection: Connection, uuid: str, event: Event, *, again: bool = False) -> None:
@@ -57,12 +57,6 @@ def newest_event_of(connection: Connection, uuid: str, kind: str) -> Event | Non
     query = select(events).where(events.c.study == uuid, events.c.kind == kind)
     row = connection.execute(query.order_by(events.c.event_id.desc()).limit(1)).first()
     return None if row is None else _event(row, _details(row))
-
-
-def details_of(connection: Connection, uuid: str, kind: str) -> list[str]:
-    """What the events of one kind say, oldest first, as it is stored."""
-    query = select(events.c.details_json).where(events.c.study == uuid, events.c.kind == kind)
-    return [str(text) for text in connection.execute(query.order_by(events.c.event_id)).scalars()]
 
 
 def events_of(

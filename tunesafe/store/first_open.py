@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import URL, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from tunesafe.errors import StorageError
 from tunesafe.store.engine import open_engine
@@ -62,12 +62,16 @@ def _server_lock(url: URL) -> Iterator[None]:
     try:
         with translated(url):
             connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        with connection:
+        try:
             with translated(url):
                 _acquire(connection, url)
             yield
+        finally:
+            # Closing the connection releases the lock, also where this process dies. Where the server has, there is
+            # none left, and what was done under it has said so.
+            with suppress(SQLAlchemyError):
+                connection.close()
     finally:
-        # Closing the connection releases the lock, also where this process dies.
         engine.dispose()
 
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from tunesafe.store.depots import ConflictError, DepotError, Entry, UnreachableDepotError, unusable
 from tunesafe.store.hashing import content_hash
-from tunesafe.store.packs import sync_folder
+from tunesafe.store.pack_file import sync_folder
 from tunesafe.store.parcels import blocks_of
 
 __all__ = ["FolderDepot"]

@@ -18,9 +18,14 @@ __all__ = ["Buffer", "content_hash", "file_hash", "is_named", "state_hash"]
 Buffer = memoryview | bytes | bytearray
 
 
-def state_hash(data: Buffer) -> str:
-    """The name of some bytes of a state: 128 bits, so that no two pieces of all studies there are share one."""
-    return f"xxh3:{xxhash.xxh3_128_hexdigest(data)}"
+def state_hash(*pieces: Buffer) -> str:
+    """The name of a state's bytes, one piece after the other: 128 bits, so that no two of all there are share it."""
+    if len(pieces) == 1:
+        return f"xxh3:{xxhash.xxh3_128_hexdigest(pieces[0])}"
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(piece)
+    return f"xxh3:{digest.hexdigest()}"
 
 
 def content_hash(data: Buffer) -> str:

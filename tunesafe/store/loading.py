@@ -10,15 +10,18 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
-from tunesafe.store.blobs import CHUNK_BYTES, IDS_AT_ONCE, groups, named, place_of
+from tunesafe.store.blobs import CHUNK_BYTES, IDS_AT_ONCE, groups_by_name, named, place_of
 from tunesafe.store.hashing import Buffer, is_named
 from tunesafe.store.memory import ALIGNMENT, aligned_memory
-from tunesafe.store.packs import Packs, Place
+from tunesafe.store.pack_file import Place
+from tunesafe.store.packs import Packs
+from tunesafe.store.statements import run
 from tunesafe.store.tables import blob_chunks, blobs
 
 __all__ = ["Loaded", "Wanted", "load_blobs"]
@@ -27,8 +30,10 @@ _READERS = min(os.cpu_count() or 1, 4)
 _PARALLEL_BYTES = 4 << 20
 """Fewer are read before a thread has begun."""
 
-# Made once: to put it together takes as long as to run it.
-_LOCATED = named(blobs.c.hash, blobs.c.blob_id, blobs.c.pack, blobs.c.pack_offset)
+
+@lru_cache
+def _located(count: int) -> Select[Any]:
+    return named(count, blobs.c.hash, blobs.c.blob_id, blobs.c.pack, blobs.c.pack_offset)
 
 
 class Wanted(NamedTuple):
@@ -71,13 +76,13 @@ def load_blobs(connection: Connection, uuid: str, wanted: Collection[Wanted], pa
     ids: dict[str, int] = {}
     places: dict[str, Place] = {}
     sizes: dict[int, int] = {}
-    for some in groups(by_hash):
-        for name, blob_id, pack, offset in connection.execute(_LOCATED, {"study": uuid, "hashes": some}):
-            ids[name] = blob_id
-            if pack is None:
-                sizes[blob_id] = by_hash[name].num_bytes
+    for count, values in groups_by_name(uuid, by_hash):
+        for row in run(connection, _located(count), values):
+            ids[row.hash] = row.blob_id
+            if row.pack is None:
+                sizes[row.blob_id] = by_hash[row.hash].num_bytes
             else:
-                places[name] = place_of(pack, offset, by_hash[name].num_bytes)
+                places[row.hash] = place_of(row.pack, row.pack_offset, by_hash[row.hash].num_bytes)
     intact: dict[str, Buffer] = {}
     if places and packs is not None:
         intact |= _read_packs([by_hash[name] for name in places], places, packs)
@@ -89,6 +94,8 @@ def load_blobs(connection: Connection, uuid: str, wanted: Collection[Wanted], pa
 
 
 def _read_packs(wanted: Sequence[Wanted], places: Mapping[str, Place], packs: Packs) -> dict[str, Buffer]:
+    if packs.is_near and sum(blob.num_bytes for blob in wanted) < _PARALLEL_BYTES:
+        return _read_few(places, packs)
     memory = _shelved(wanted)
 
     def read(name: str) -> Buffer | None:
@@ -97,12 +104,36 @@ def _read_packs(wanted: Sequence[Wanted], places: Mapping[str, Place], packs: Pa
         return data if is_named(data, name) else None
 
     in_order = sorted(places, key=places.__getitem__)
-    if packs.is_near and sum(blob.num_bytes for blob in wanted) < _PARALLEL_BYTES:
-        found = [read(name) for name in in_order]
-    else:
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="tunesafe-read") as pool:
-            found = list(pool.map(read, in_order))
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="tunesafe-read") as pool:
+        found = list(pool.map(read, in_order))
     return {name: data for name, data in zip(in_order, found, strict=True) if data is not None}
+
+
+def _read_few(places: Mapping[str, Place], packs: Packs) -> dict[str, Buffer]:
+    """What lies together is read together: to open a file takes as long as to read fifty kilobytes."""
+    found: dict[str, Buffer] = {}
+    for together in _neighbours(places):
+        first, last = places[together[0]], places[together[-1]]
+        data = packs.read(Place(first.pack, first.offset, last.offset + last.num_bytes - first.offset))
+        for name in together:
+            start = places[name].offset - first.offset
+            piece = data[start : start + places[name].num_bytes]
+            if is_named(piece, name):
+                found[name] = piece
+    return found
+
+
+def _neighbours(places: Mapping[str, Place]) -> list[list[str]]:
+    """Names by where they are; those together that lie side by side in one pack."""
+    runs: list[list[str]] = []
+    end = Place("", 0, 0)
+    for name, place in sorted(places.items(), key=lambda item: item[1]):
+        if runs and place.pack == end.pack and 0 <= place.offset - end.offset < ALIGNMENT:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+        end = Place(place.pack, place.offset + place.num_bytes, 0)
+    return runs
 
 
 def _shelved(wanted: Iterable[Wanted]) -> dict[str, memoryview]:

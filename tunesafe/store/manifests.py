@@ -5,60 +5,104 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from tunesafe.contracts import Position, Snapshot
 from tunesafe.store.blobs import Content
 from tunesafe.store.hashing import content_hash, is_named
+from tunesafe.store.segments import Layout, Slot, arrange, owner_of
 
 __all__ = [
-    "Described",
+    "Composed",
+    "Manifest",
     "Part",
     "TensorEntry",
-    "describe",
+    "compose",
     "digest_of",
-    "hashes_of",
     "is_digest",
-    "parts_of",
+    "layout_of",
+    "manifest_of",
+    "read_manifest",
     "tensors_of",
     "views_of",
     "with_only",
 ]
 
 
+_NUM_BYTES = attrgetter("nbytes")
+_ALONE = 5
+"""Length of the entry of a tensor that has a blob of its own; of others it says where in which segment they are."""
+
+
 @dataclass(frozen=True, slots=True)
-class Described:
-    """A snapshot with the names of its bytes.
+class Composed:
+    """A snapshot's bytes, and where each of them is to be.
 
     Args:
-        position: Of the snapshot.
-        manifest_json: Lists its bytes by hash.
-        digest: The hash of that, and of the place it belongs to.
         num_bytes: Size of the whole state [bytes].
-        contents: Its bytes by hash, each once.
+        structure: The name of the structure's bytes.
+        names: Those of the tensors' bytes, by index.
+        layout: What the next checkpoint of the same trial is compared with.
+        contents: Its bytes by the name of the blob they are to be in, each once.
+        needed: Further blobs, of the checkpoint before, which have some of its bytes.
+        doubtful: The names of those contents that may well be stored already.
     """
 
-    position: Position
-    manifest_json: str
-    digest: str
     num_bytes: int
+    structure: str
+    names: Sequence[str]
+    layout: Layout
     contents: dict[str, Content]
+    needed: frozenset[str]
+    doubtful: frozenset[str]
 
 
 class Part(NamedTuple):
     """A piece of a stored state.
 
     Args:
-        what: What to call it in an error.
-        hash: The name of its bytes.
-        num_bytes: How many they are.
-        owner: The tracked object it belongs to, by name; empty for the structure.
+        path: Where a tensor is in the state; empty for the structure.
+        num_bytes: How many bytes it has.
+        blob: The blob its bytes are in.
+        blob_bytes: The size of that.
+        offset: Of their first one in it [bytes].
     """
 
-    what: str
-    hash: str
+    path: str
     num_bytes: int
-    owner: str
+    blob: str
+    blob_bytes: int
+    offset: int
+
+    @property
+    def what(self) -> str:
+        """What to call it in an error."""
+        return f"tensor {self.path!r}" if self.path else "its structure"
+
+    @property
+    def owner(self) -> str:
+        """The tracked object it belongs to, by name; empty for the structure."""
+        return owner_of(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a manifest lists.
+
+    Args:
+        structure: The tree of the state.
+        tensors: The tensors by index; ``None`` for one that has been given up.
+    """
+
+    structure: Part
+    tensors: tuple[Part | None, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that is there: the structure first."""
+        return (self.structure, *filter(None, self.tensors))
 
 
 class TensorEntry(NamedTuple):
@@ -86,36 +130,61 @@ def views_of(snapshot: Snapshot) -> list[memoryview]:
     return [structure, *(t.data.cast("B") if t.data.nbytes else memoryview(b"") for t in snapshot.tensors)]
 
 
-def describe(
-    snapshot: Snapshot, uuid: str, number: int, views: Sequence[memoryview], names: Sequence[str]
-) -> Described:
-    """List the bytes of a trial's state.
+def compose(
+    snapshot: Snapshot, views: Sequence[memoryview], names: Sequence[str], before: Layout | None = None
+) -> Composed:
+    """Choose where a state's bytes are to be.
 
     Args:
         snapshot: The state.
-        uuid: Of the study.
-        number: Of the trial.
         views: As ``views_of`` gives them.
         names: Their hashes.
+        before: The trial's newest checkpoint; with ``None`` every tensor has a blob of its own.
     """
-    (structure, *tensors), (structure_name, *tensor_names) = views, names
-    manifest = {
-        "structure": [structure_name, structure.nbytes],
-        "tensors": [
-            [tensor.path, tensor.dtype, list(tensor.shape), name, view.nbytes]
-            for tensor, name, view in zip(snapshot.tensors, tensor_names, tensors, strict=True)
-        ],
+    (_, *tensors), (structure, *tensor_names) = views, names
+    arranged = arrange(snapshot.tensors, tensor_names, tensors, before or Layout())
+    slots, segments = arranged.slots, arranged.segments
+    contents = {
+        name: Content(name, view.nbytes, (view,))
+        for name, view in zip(names, views, strict=True)
+        if name not in slots or name == structure
     }
-    text = json.dumps(manifest)
-    contents = dict(zip(names, views, strict=True))
-    return Described(
-        position=snapshot.position,
-        manifest_json=text,
-        digest=digest_of(uuid, number, snapshot.position, text),
-        num_bytes=sum(view.nbytes for view in views),
+    for name, pieces in segments.items():
+        contents[name] = Content(name, sum(map(_NUM_BYTES, pieces)), pieces)
+    return Composed(
+        num_bytes=sum(map(_NUM_BYTES, views)),
+        structure=structure,
+        names=tensor_names,
+        layout=Layout({tensor.path: name for tensor, name in zip(snapshot.tensors, tensor_names, strict=True)}, slots),
         # In one order everywhere, so that two saves of the same bytes cannot wait for each other.
-        contents={name: Content(name, contents[name]) for name in sorted(contents)},
+        contents={name: contents[name] for name in sorted(contents)},
+        needed=frozenset(slot.segment for slot in slots.values()) - segments.keys(),
+        doubtful=frozenset(contents if before is None else contents.keys() - arranged.changed - {structure}),
     )
+
+
+def manifest_of(snapshot: Snapshot, composed: Composed) -> str:
+    """List a state's bytes."""
+    slots = composed.layout.slots
+    segments = {slot.segment: slot.segment_bytes for slot in slots.values()}
+    index = {name: position for position, name in enumerate(segments)}
+    entries = []
+    for tensor, name in zip(snapshot.tensors, composed.names, strict=True):
+        entry = f'{_head(tensor.path, tensor.dtype, tensor.shape)}, "{name}", {tensor.data.nbytes}'
+        slot = slots.get(name)
+        entries.append(f"[{entry}]" if slot is None else f"[{entry}, {index[slot.segment]}, {slot.offset}]")
+    members = [
+        f'"structure": ["{composed.structure}", {len(snapshot.structure.encode("utf-8", "surrogatepass"))}]',
+        f'"tensors": [{", ".join(entries)}]',
+        *([f'"segments": {json.dumps([*segments.items()])}'] if segments else []),
+    ]
+    return f"{{{', '.join(members)}}}"
+
+
+@lru_cache(maxsize=1 << 14)
+def _head(path: str, dtype: str, shape: tuple[int, ...]) -> str:
+    """The beginning of a tensor's entry: the same text in all manifests of a trial, and most of their cost."""
+    return json.dumps([path, dtype, shape])[1:-1]
 
 
 def digest_of(uuid: str, number: int, position: Position, manifest_json: str) -> str:
@@ -133,20 +202,41 @@ def _placed(uuid: str, number: int, position: Position, manifest_json: str) -> b
     return f"{place}\n{manifest_json}".encode()
 
 
-def parts_of(manifest_json: str) -> list[Part]:
-    """What a manifest lists: the structure first, then the tensors that have not been given up."""
+def read_manifest(manifest_json: str) -> Manifest:
+    """What a manifest lists.
+
+    Example:
+        >>> read_manifest('{"structure": ["h", 2], "tensors": [["a", "int8", [], "x", 1], null]}').tensors
+        (Part(path='a', num_bytes=1, blob='x', blob_bytes=1, offset=0), None)
+    """
     manifest = json.loads(manifest_json)
+    segments = manifest.get("segments", ())
     name, num_bytes = manifest["structure"]
-    tensors = [
-        Part(f"tensor {path!r}", name, size, str(path).partition("/")[0])
-        for path, _, _, name, size in filter(None, manifest["tensors"])
-    ]
-    return [Part("its structure", name, num_bytes, ""), *tensors]
+    tensors: list[Part | None] = []
+    for entry in manifest["tensors"]:
+        if entry is None:
+            tensors.append(None)
+        elif len(entry) == _ALONE:
+            path, _, _, blob, size = entry
+            tensors.append(Part(path, size, blob, size, 0))
+        else:
+            path, _, _, _, size, segment, offset = entry
+            blob, blob_bytes = segments[segment]
+            tensors.append(Part(path, size, blob, blob_bytes, offset))
+    return Manifest(Part("", num_bytes, name, num_bytes, 0), tuple(tensors))
 
 
-def hashes_of(manifest_json: str) -> list[str | None]:
-    """The names of the tensors' bytes, by index; ``None`` for one that has been given up."""
-    return [None if entry is None else entry[3] for entry in json.loads(manifest_json)["tensors"]]
+def layout_of(manifest_json: str) -> Layout:
+    """What the next checkpoint of the same trial is compared with."""
+    manifest = json.loads(manifest_json)
+    hashes, slots = {}, {}
+    for path, _, _, name, _, *slot in filter(None, manifest["tensors"]):
+        hashes[path] = name
+        if slot:
+            segment, offset = slot
+            segment_name, segment_bytes = manifest["segments"][segment]
+            slots[name] = Slot(segment_name, segment_bytes, offset)
+    return Layout(hashes, slots)
 
 
 def tensors_of(manifest_json: str) -> list[TensorEntry]:
@@ -157,7 +247,9 @@ def tensors_of(manifest_json: str) -> list[TensorEntry]:
         [TensorEntry(path='model/bias', dtype='float32', shape=(1,), hash='blake3:1', num_bytes=4)]
     """
     tensors = filter(None, json.loads(manifest_json)["tensors"])
-    return [TensorEntry(path, dtype, tuple(shape), name, size) for path, dtype, shape, name, size in tensors]
+    return [
+        TensorEntry(path, dtype, tuple(shape), name, num_bytes) for path, dtype, shape, name, num_bytes, *_ in tensors
+    ]
 
 
 def with_only(manifest_json: str, indices: Collection[int]) -> str:

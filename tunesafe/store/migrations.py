@@ -64,6 +64,11 @@ def _name_faster(connection: Connection) -> None:
     _shut_out_older_workers(connection)  # they would take what they cannot verify for damaged
 
 
+def _merge_small_tensors(connection: Connection) -> None:
+    """Schema 6: small tensors that change may share a blob."""
+    _shut_out_older_workers(connection)  # they would look for a blob of each
+
+
 def _shut_out_older_workers(connection: Connection) -> None:
     """What workers of the version before still hold is taken from them, and they stop at their next claim."""
     begun = trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.CLOSING, TrialPhase.HELD))
@@ -88,7 +93,7 @@ def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
             connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}"))
 
 
-STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying, _seal_rows, _name_faster)
+STEPS: Sequence[Step] = (_create_tables, _add_packs, _add_tidying, _seal_rows, _name_faster, _merge_small_tensors)
 """``STEPS[n]`` leads from version n to n + 1. Version 0 has no tables of ours."""
 SCHEMA_VERSION = len(STEPS)
 """The schema this version of tunesafe reads and writes."""

@@ -1,60 +1,40 @@
 """Large bytes beside a SQLite database: one new file, a *pack*, for all that one save has to write.
 
 SQLite would write them twice and keep every other process waiting meanwhile. A pack is complete
-and durable before the transaction that names it: temporary file, fsync, rename, fsync of the
-folder. It is never written to again, and no location is ever used again: bytes nobody needs
-become a hole in their pack, and a pack without needed bytes is deleted, both after the rows
-are. What a death leaves behind is found by its age and swept. Whoever copies packs elsewhere pins
-them meanwhile, for that may take longer than their bytes are needed here.
+and durable before the transaction that names it: written, fsync, fsync of the folder. It is never
+written to again, and no location is ever used again: bytes nobody needs become a hole in their
+pack, and a pack without needed bytes is deleted, both after the rows are. What a death leaves
+behind is found by its age and swept. Whoever copies packs elsewhere pins them meanwhile, for that
+may take longer than their bytes are needed here.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import re
-import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from sqlalchemy import URL
 
-from tunesafe.errors import StorageError, TunesafeError
-from tunesafe.failpoints import failpoint
-from tunesafe.store.memory import ALIGNMENT, aligned_memory
+from tunesafe.errors import StorageError
+from tunesafe.store.memory import aligned_memory
+from tunesafe.store.pack_file import OpenPack, Place, begin_pack, gaps, punch, sync_folder
 from tunesafe.store.urls import sqlite_path
 
-__all__ = ["PackFolder", "Packs", "Place", "packs_beside", "sync_folder"]
+__all__ = ["PackFolder", "Packs", "packs_beside"]
 
-_MOST_AT_ONCE = min(os.sysconf("SC_IOV_MAX"), 1024)
-_WRITEBACK_BYTES = 16 << 20
 _BLOCK_BYTES = 512
 """What ``st_blocks`` counts in, whatever the file system's own blocks are."""
 _NAME = re.compile("[0-9a-f]{32}")
 _ENDING, _UNFINISHED, _PIN = ".pack", ".tmp", ".pin"
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_START_WRITEBACK = 2
-
-
-class Place(NamedTuple):
-    """Where bytes are.
-
-    Args:
-        pack: The file, without its ending.
-        offset: Of the first byte [bytes].
-        num_bytes: How many.
-    """
-
-    pack: str
-    offset: int
-    num_bytes: int
 
 
 class Packs(Protocol):
@@ -70,7 +50,7 @@ class Packs(Protocol):
         """Whether a small piece is read in less time than it takes to begin a thread."""
         ...
 
-    def write(self, contents: Iterable[memoryview]) -> list[Place]:
+    def write(self, contents: Collection[Sequence[memoryview]]) -> list[Place]:
         """See ``PackFolder``."""
         ...
 
@@ -115,11 +95,11 @@ class PackFolder:
         """On a disk of this machine, or one that is as quick."""
         return True
 
-    def write(self, contents: Iterable[memoryview]) -> list[Place]:
+    def write(self, contents: Collection[Sequence[memoryview]]) -> list[Place]:
         """Make bytes durable in a new pack.
 
         Args:
-            contents: One-dimensional views of bytes; not copied. Asked for as they are written.
+            contents: Each in pieces, one-dimensional views of bytes, which follow each other; not copied.
 
         Returns:
             Where each of them is now.
@@ -127,25 +107,20 @@ class PackFolder:
         Raises:
             OSError: If they cannot be written; nothing is left of the attempt.
         """
+        pack = self.begin(contents)
+        pack.finish()
+        return pack.places
+
+    def begin(self, contents: Collection[Sequence[memoryview]]) -> OpenPack:
+        """As ``write``, but not durable yet: the disk works on it while the caller does something else.
+
+        Raises:
+            OSError: As ``write``.
+        """
         self._make_folder()
+        # Under its last name from the start: nobody reads a pack before a row names it.
         name = uuid4().hex
-        unfinished, finished = self.path / (name + _UNFINISHED), self.file(name)
-        try:
-            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                places = _write_all(descriptor, name, contents)
-                failpoint("pack.written")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            unfinished.rename(finished)
-            sync_folder(self.path)
-            failpoint("pack.durable")
-        except (OSError, TunesafeError):
-            for file in (unfinished, finished):
-                file.unlink(missing_ok=True)
-            raise
-        return places
+        return begin_pack(self.file(name), name, contents)
 
     def read(self, place: Place, into: memoryview | None = None) -> memoryview:
         """The bytes at a place; fewer where the pack is shorter, unreadable or gone: verify them.
@@ -243,9 +218,9 @@ class PackFolder:
             with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
                 # All that lies between needed bytes: of two neighbours that go one after the other, the block
                 # in which they meet is free only now.
-                for offset, num_bytes in _gaps(needed[name], os.fstat(descriptor).st_size):
+                for offset, num_bytes in gaps(needed[name], os.fstat(descriptor).st_size):
                     if any(start < offset + num_bytes and offset < end for start, end in freed):
-                        _punch(descriptor, offset, num_bytes)
+                        punch(descriptor, offset, num_bytes)
 
     def sweep(self, needed: Mapping[str, Collection[Place]], older_than_seconds: float) -> int:
         """Remove what killed saves and sweeps left behind; a save in progress is younger than that.
@@ -264,8 +239,8 @@ class PackFolder:
                 freed += status.st_blocks * _BLOCK_BYTES
                 continue
             with suppress(FileNotFoundError), self._opened(name, os.O_RDWR) as descriptor:
-                for offset, num_bytes in _gaps(needed[name], status.st_size):
-                    _punch(descriptor, offset, num_bytes)
+                for offset, num_bytes in gaps(needed[name], status.st_size):
+                    punch(descriptor, offset, num_bytes)
                 freed += max(status.st_blocks - os.fstat(descriptor).st_blocks, 0) * _BLOCK_BYTES
         return freed
 
@@ -318,70 +293,3 @@ def packs_beside(url: URL) -> PackFolder | None:
         return None
     real = path.resolve()  # as SQLite itself does for its log: one database has one folder, whatever links lead to it
     return PackFolder(real.with_name(f"{real.name}.packs"))
-
-
-def _write_all(descriptor: int, name: str, contents: Iterable[memoryview]) -> list[Place]:
-    places, waiting, end, started = [], [], 0, 0
-    for data in contents:
-        padding = -end % ALIGNMENT
-        places.append(Place(name, end + padding, data.nbytes))
-        waiting += [memoryview(bytes(padding)), data]
-        end += padding + data.nbytes
-        if len(waiting) > _MOST_AT_ONCE - 2 or end - started > _WRITEBACK_BYTES:
-            started = _flush(descriptor, waiting, started)
-    _flush(descriptor, waiting, started)
-    return places
-
-
-def _flush(descriptor: int, waiting: list[memoryview], started: int) -> int:
-    """Write what waits, let the disk begin with it, and return the end of the file."""
-    left = [view for view in waiting if view.nbytes]
-    waiting.clear()
-    end = started
-    while left:
-        count = os.writev(descriptor, left[:_MOST_AT_ONCE])
-        end += count
-        while left and count >= left[0].nbytes:
-            count -= left.pop(0).nbytes
-        if count:
-            left[0] = left[0][count:]
-        _start_writeback(descriptor, started, end - started)
-    return end
-
-
-def _gaps(needed: Collection[Place], size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of what lies between some places."""
-    end = 0
-    for place in sorted(needed, key=lambda place: place.offset):
-        if place.offset > end:
-            yield end, place.offset - end
-        end = max(end, place.offset + place.num_bytes)
-    if size > end:
-        yield end, size - end
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some file systems sync no folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
-# Linux only; where they are missing, or a file system does not know them, space returns with the whole pack.
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def _start_writeback(descriptor: int, offset: int, num_bytes: int) -> None:
-    if _LIBC is not None:
-        _LIBC.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(num_bytes), _START_WRITEBACK)
-
-
-def _punch(descriptor: int, offset: int, num_bytes: int) -> None:
-    if _LIBC is not None and num_bytes:
-        mode = _PUNCH_HOLE | _KEEP_SIZE
-        _LIBC.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(num_bytes))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tunesafe.store.packs import Place
+from tunesafe.store.pack_file import Place
 
 __all__ = ["blocks_of", "ranges", "read_parcel", "unpack_parcel"]
 

@@ -90,6 +90,7 @@ class LedgerServices:
             # Only now it is known what the trial falls back on.
             seen = 0 if state is None else state.info.position.examples_seen
             self.event("damaged", message=str(error), continues_from=seen)
+        self._patience(self._checkpoints.mark_damaged, damage)
         return state
 
     def record(self, report: Report) -> Judgement:

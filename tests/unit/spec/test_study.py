@@ -48,7 +48,7 @@ def test_what_is_left_out_has_the_documented_default() -> None:
         "every": {"virtual_epochs": 1, "examples": None, "seconds": None},
         "mid_epoch": False,
         "keep": {"last": 1, "best": 1, "study_best": 1, "every": None, "finished": "full"},
-        "in_database": 1 << 20,
+        "in_database": 512 << 10,
     }
     assert (spec.retries, spec.max_failures, spec.early_stopping, spec.trainable) == (3, 5, None, None)
     assert (spec.objective.select, spec.budget.batching) == ("last", "exact")
@@ -199,7 +199,7 @@ def test_sizes_are_bytes_or_numbers_with_units(text: object, num_bytes: int | No
 
 def test_what_goes_into_the_database_is_a_size_that_others_can_wait_for() -> None:
     """Off is nothing at all."""
-    assert small().checkpoint.in_database == 1 << 20
+    assert small().checkpoint.in_database == 512 << 10
     assert small(checkpoint={"in_database": "off"}).checkpoint.in_database is None
     assert small(checkpoint={"in_database": "64MiB"}).checkpoint.in_database == 64 << 20
     with pytest.raises(Exception, match="must be at most 64MiB, for others wait meanwhile, found '1GB'"):

@@ -79,9 +79,9 @@ def test_what_is_left_behind_is_counted_as_it_is_swept(
     kept = three(store)[2]
     data = memoryview(b"unnamed")
     with writing(engine) as connection:
-        blobs.write_blobs(connection, store._uuid, [blobs.Content(state_hash(data), data)])
+        blobs.write_blobs(connection, store._uuid, [blobs.Content(state_hash(data), len(data), (data,))])
         connection.exec_driver_sql("INSERT INTO tunesafe_blob_chunks VALUES (12345, 0, X'010203')")
-    packs.write([memoryview(os.urandom(LARGE))])
+    packs.write([[memoryview(os.urandom(LARGE))]])
     (packs.path / f"{'0' * 32}.tmp").write_bytes(os.urandom(LARGE))
     with reading(engine) as connection:
         assert inventory.left_behind(connection, store._uuid, packs, 3600) == StoredBytes(in_database=3)

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, make_url, text
 
 from tests.golden import make_schema_1 as golden
+from tests.golden import make_schema_6
 from tests.unit.store.samples import COMPLETE, claim, new_study, open_ready
 from tunesafe.api.running import _exists
 from tunesafe.api.stored import StoredStudy
@@ -104,9 +105,9 @@ def test_a_study_of_every_released_schema_is_known_for_ours_before_it_is_upgrade
             StoredStudy(url, "golden").row()
 
 
-@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("version", [3, 4, 5])
 def test_workers_of_an_older_version_lose_what_they_hold(version: int, tmp_path: Path) -> None:
-    """They would go on writing rows without seals, or take bytes for damaged whose names they cannot check."""
+    """They would write rows without seals, or take for damaged what they cannot verify, or do not find."""
     engine = open_engine(f"sqlite:///{shutil.copy(GOLDEN[version - 1], tmp_path / 'old.db')}")
     with reading(engine) as connection:
         query = text("SELECT number, phase, fence FROM tunesafe_trials ORDER BY number")
@@ -119,6 +120,22 @@ def test_workers_of_an_older_version_lose_what_they_hold(version: int, tmp_path:
         assert all(row.lease_expires_at == 0 for row in claims.claimable(connection, golden.STUDY))
     raised = {"claimed": 1, "closing": 1, "held": 1}
     assert [row.fence for row in after] == [row.fence + raised.get(row.phase, 0) for row in before]
+    engine.dispose()
+
+
+def test_merged_tensors_of_schema_6_come_back(tmp_path: Path) -> None:
+    """In rows and in packs; beside them what was never merged, and what has stayed in an older segment."""
+    there = Path(shutil.copy(GOLDEN[5], tmp_path / "old.db"))
+    shutil.copytree(f"{GOLDEN[5]}.packs", f"{there}.packs")
+    engine = open_engine(f"sqlite:///{there}")
+    upgrade(engine)
+    store = CheckpointStore(engine, make_schema_6.MERGED, packs_beside(engine.url))
+    for number in (0, 1):
+        infos = store.infos(number)
+        assert [info.position.virtual_epoch for info in infos] == [3, 2, 1]
+        for info in infos:
+            tensors = make_schema_6.state(info.position.virtual_epoch).tensors
+            assert [bytes(tensor or b"") for tensor in store.load(info).tensors] == [bytes(t.data) for t in tensors]
     engine.dispose()
 
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.store.samples import on_disk
-from tunesafe.store.packs import PackFolder, Place
+from tunesafe.store.pack_file import Place
+from tunesafe.store.packs import PackFolder
 
 LARGE, PAGE = 3 << 20, 4096
 
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> PackFolder:
 @given(contents=st.lists(st.binary(max_size=300), min_size=1, max_size=40))
 def test_every_byte_is_found_where_it_was_put(folder: PackFolder, contents: list[bytes]) -> None:
     """In order, aligned, and without overlap."""
-    places = folder.write([memoryview(content) for content in contents])
+    places = folder.write([[memoryview(content)] for content in contents])
     assert [bytes(folder.read(place)) for place in places] == contents
     assert all(place.offset % 64 == 0 for place in places)
     ends = [0, *(place.offset + place.num_bytes for place in places)]
@@ -36,14 +37,14 @@ def test_more_pieces_than_one_call_can_write_and_more_bytes_than_one_writeback(f
     """A network of thousands of small tensors, with a large one among them."""
     contents = [os.urandom(40) for _ in range(3000)]
     contents.insert(1500, os.urandom(40 << 20))
-    places = folder.write([memoryview(content) for content in contents])
+    places = folder.write([[memoryview(content)] for content in contents])
     assert [bytes(folder.read(place)) for place in places] == contents
 
 
 def test_what_is_not_needed_becomes_a_hole_and_the_last_byte_takes_the_file_with_it(folder: PackFolder) -> None:
     """Others in the pack are untouched, at once and after the file is read anew."""
     contents = [os.urandom(64 * PAGE) for _ in range(3)]
-    first, second, third = folder.write([memoryview(content) for content in contents])
+    first, second, third = folder.write([[memoryview(content)] for content in contents])
     (file,) = folder.path.iterdir()
     before = file.stat().st_blocks
     folder.free([first, third], {second.pack: [second]})
@@ -58,7 +59,7 @@ def test_what_is_not_needed_becomes_a_hole_and_the_last_byte_takes_the_file_with
 def test_neighbours_that_go_one_after_the_other_leave_no_block_behind(folder: PackFolder) -> None:
     """Tensors are seldom whole blocks: the one in which two meet is free when both are gone."""
     contents = [os.urandom(PAGE - 500) for _ in range(64)]
-    first, *middle, last = folder.write([memoryview(content) for content in contents])
+    first, *middle, last = folder.write([[memoryview(content)] for content in contents])
     (file,) = folder.path.iterdir()
     left = [first, *middle, last]
     for place in middle[::2] + middle[1::2]:
@@ -71,8 +72,8 @@ def test_neighbours_that_go_one_after_the_other_leave_no_block_behind(folder: Pa
 def test_a_sweep_removes_what_deaths_left_behind_and_nothing_young(folder: PackFolder) -> None:
     """Unfinished files, packs without a row, and bytes in a pack whose rows are gone."""
     contents = [os.urandom(512 * PAGE) for _ in range(3)]
-    first, second, third = folder.write([memoryview(content) for content in contents])
-    (orphan,) = folder.write([memoryview(b"no row names it")])
+    first, second, third = folder.write([[memoryview(content)] for content in contents])
+    (orphan,) = folder.write([[memoryview(b"no row names it")]])
     (folder.path / "0123.tmp").write_bytes(b"unfinished")
     needed = {second.pack: [second]}
     folder.sweep(needed, older_than_seconds=3600)

@@ -22,7 +22,8 @@ from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError
-from tunesafe.store.packs import PackFolder, Place, packs_beside
+from tunesafe.store.pack_file import Place
+from tunesafe.store.packs import PackFolder, packs_beside
 from tunesafe.store.saving import Saving
 
 LARGE, PAGE = 3 << 20, 4096
@@ -107,6 +108,7 @@ def test_a_damaged_pack_gives_way_to_the_older_state_and_is_healed(store: Checkp
     assert state is not None
     assert [bytes(tensor) for tensor in state.tensors] == [b"older"]
     assert len(damages) == 1
+    store.mark_damaged(damages)
     later = store.save(snapshot(3, [bytes(whole.tensors[1].data), b"new", b"later"]), number=0, fence=1)
     assert bytes(store.load(later).tensors[0]) == bytes(whole.tensors[1].data)
     assert bytes(store.load(info).tensors[1]) == bytes(whole.tensors[1].data)
@@ -160,7 +162,15 @@ store.save(snapshot(2, tensors), number=0, fence=1, surplus=lambda infos: [info.
 
 @pytest.mark.parametrize(
     "failpoint",
-    ["pack.written", "pack.durable", "checkpoint.in_transaction", "checkpoint.committed", "checkpoint.swept"],
+    [
+        "pack.written",
+        "pack.durable",
+        "surplus.in_transaction",
+        "checkpoint.in_transaction",
+        "checkpoint.committed",
+        "surplus.committed",
+        "checkpoint.swept",
+    ],
 )
 def test_a_saver_killed_anywhere_leaves_whole_checkpoints_only(
     engine: Engine, sqlite_url: str, store: CheckpointStore, failpoint: str
@@ -171,7 +181,7 @@ def test_a_saver_killed_anywhere_leaves_whole_checkpoints_only(
     died = subprocess.run(command, env={**os.environ, "TUNESAFE_FAILPOINT": failpoint}, check=False, timeout=60)
     assert died.returncode == -9
     epochs = [info.position.virtual_epoch for info in store.infos(0)]
-    assert epochs == [2] if failpoint in ("checkpoint.committed", "checkpoint.swept") else [1]
+    assert epochs == [2] if failpoint in ("checkpoint.committed", "surplus.committed", "checkpoint.swept") else [1]
     for info in store.infos(0):
         store.load(info)
     subprocess.run(command, check=True, timeout=60)
@@ -311,7 +321,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_not_called_damaged(
     info = store.save(snapshot(1, [bytes(LARGE)]), number=0, fence=1)
     read = PackFolder.read
 
-    def remove_then_read(folder: PackFolder, place: Place, into: memoryview) -> memoryview:
+    def remove_then_read(folder: PackFolder, place: Place, into: memoryview | None = None) -> memoryview:
         monkeypatch.undo()
         CheckpointStore(engine, store._uuid, store._packs).remove([info.checkpoint_id])
         return read(folder, place, into)
