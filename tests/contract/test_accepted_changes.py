@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
-from tests.unit.study.studies import RAISED, Desk, complete, opened, snapshot
+from tests.unit.study.studies import LR, RAISED, Desk, complete, dying_at, opened, snapshot
 from tunesafe.contracts import AttributeWrite, Verdict
 from tunesafe.errors import ChangeRefusedError, LeaseLostError, StudyChangedError
 from tunesafe.store.checkpoints import CheckpointStore
@@ -91,12 +91,53 @@ def test_whoever_is_in_its_first_virtual_epoch_has_lost_it_too(progress: bool, d
             assert after.events("begun_again") == []
 
 
+SHIFTED: dict[str, Any] = {"parameters": {"lr": {"type": "float", "low": 1.0, "high": 2.0}, "l2": LR}}
+
+
+def test_whoever_draws_when_parameters_change_has_lost_its_trial_and_the_draw_begins_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has drawn so far is nowhere any more, and what it would draw further is of the old study."""
+    with opened(database_url, parameters={"lr": LR, "l2": LR}) as study:
+        desk = Desk(study)
+        sealed = desk.run(complete(1.0), [1.0])
+        claim = desk.claim()
+        with dying_at(monkeypatch, "sample.parameter"):
+            desk.ledger.draw(claim)
+        with opened(database_url, accept=True, **SHIFTED) as changed:
+            with pytest.raises(LeaseLostError):
+                desk.ledger.draw(claim)
+            before, trial = changed.optuna.trials
+            assert (before.params, trial.params, trial.system_attrs) == (desk.row(sealed.number).params, {}, {})
+            after = Desk(changed)
+            again = after.claim()
+            params = after.ledger.draw(again)
+            assert again.number == claim.number
+            assert changed.optuna.trials[again.number].params == params == after.row(again.number).params
+            assert params["lr"] >= 1.0
+
+
+def test_a_draw_goes_on_where_it_stopped_when_what_it_is_by_has_not_changed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accepted change of something else takes nothing from it."""
+    with opened(database_url) as study:
+        desk = Desk(study)
+        desk.run(complete(1.0), [1.0])
+        claim = desk.claim()
+        with dying_at(monkeypatch, "sample.parameter"):
+            desk.ledger.draw(claim)
+        drawn = study.optuna.trials[claim.number].params
+        with opened(database_url, accept=True, pruner={"name": "median"}):
+            assert desk.ledger.draw(claim) == drawn
+
+
 def test_a_checkpoint_on_its_way_when_the_change_is_accepted_is_forgotten_with_the_others(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are written and its COMMIT is a moment away: the change waits for it, and then sees it."""
     inside, go = threading.Event(), threading.Event()
-    put = Saving._put
+    put = Saving._put_row
 
     def pause(*arguments: Any) -> Any:
         result = put(*arguments)
@@ -111,7 +152,7 @@ def test_a_checkpoint_on_its_way_when_the_change_is_accepted_is_forgotten_with_t
         desk.ledger.draw(claim)
         desk.report(claim, 0.5)
         store = CheckpointStore(study.engine, study.row.uuid, packs_beside(study.engine.url))
-        monkeypatch.setattr(Saving, "_put", pause)
+        monkeypatch.setattr(Saving, "_put_row", pause)
 
         def accept() -> None:
             with opened(database_url, accept=True, **LONGER):

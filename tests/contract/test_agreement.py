@@ -30,12 +30,14 @@ def test_what_optuna_has_and_nobody_wrote_is_damage(table: str, database_url: st
         pass
 
 
-def test_a_value_drawn_before_parameters_changed_is_none(database_url: str) -> None:
-    """A death in mid-draw, then an accepted change: some are drawn again, and Optuna keeps what it had."""
+def test_parameters_are_compared_after_they_have_changed_too(database_url: str) -> None:
+    """Every trial with its own: what it was drawn by then is what both sides have."""
+    wider = {"lr": {**LR, "high": LR["high"] * 2}}
     with opened(database_url) as study:
         Desk(study).run(complete(1.0), [1.0])
-    wider = {"lr": {**LR, "high": LR["high"] * 2}}
-    with opened(database_url, accept=True, parameters=wider) as study, writing(study.engine) as connection:
+    with opened(database_url, accept=True, parameters=wider) as study:
+        Desk(study).run(complete(1.0), [1.0])
+    with opened(database_url, parameters=wider) as study, writing(study.engine) as connection:
         connection.execute(text(DAMAGE["trial_params"]))
-    with opened(database_url, parameters=wider) as study:
-        assert len(Desk(study).records(0)) == 1
+    with pytest.raises(DamagedError, match="in Optuna's tables"), opened(database_url, parameters=wider):
+        pass

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
-from tunesafe.errors import LeaseLostError, StorageError
+from tunesafe.errors import DamagedError, LeaseLostError, StorageError
 from tunesafe.study.fenced import FencedStorage, number_of_newest_trial
 
 
@@ -90,6 +90,50 @@ def test_a_write_carries_exactly_one_statement_of_ours(storage, trial_id, write)
         assert runs == []
         write(storage, trial_id)
     assert runs == [True]
+
+
+def test_a_parameter_that_is_there_is_the_one_that_is_set(database_url):
+    """Optuna ignores that it is there, whichever it is: the same is a step that is repeated, another is damage."""
+    storage, between = FencedStorage(database_url), FloatDistribution(0, 1)
+    try:
+        with storage.guarded(lambda connection: None):
+            trial = storage.create_new_trial(storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s"))
+            for _ in range(2):
+                storage.set_trial_param(trial, "x", 0.5, between)
+            with pytest.raises(DamagedError, match=r"Trial 0 has x = 0\.5 instead of 0\.75"):
+                storage.set_trial_param(trial, "x", 0.75, between)
+        with storage.guarded(lose), pytest.raises(LeaseLostError):
+            storage.set_trial_param(trial, "x", 0.75, between)
+        assert storage.get_trial(trial).params == {"x": 0.5}
+    finally:
+        storage.close()
+
+
+DAMAGED_TEXTS = {
+    "a distribution without a key": "UPDATE trial_params SET distribution_json = '{}'",
+    "a distribution of no kind": 'UPDATE trial_params SET distribution_json = \'{"name": "x", "attributes": {}}\'',
+    "an attribute that is no JSON": "UPDATE trial_system_attributes SET value_json = '{'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_TEXTS.values(), ids=DAMAGED_TEXTS)
+def test_a_damaged_text_is_damage_whoever_reads_it(storage, study_id, trial_id, damage):
+    """A key that is missing within a text is no trial that is missing."""
+    with storage.guarded(lambda connection: None):
+        storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1))
+        storage.set_trial_system_attr(trial_id, "k", 1)
+    with storage._rdb.engine.begin() as connection:
+        connection.execute(sa.text(damage))
+    for read in (
+        lambda: storage.get_trial(trial_id),
+        lambda: storage.get_all_trials(study_id),
+        lambda: storage.stored_trials(study_id),
+    ):
+        with pytest.raises(DamagedError, match="a row in Optuna's tables is damaged"):
+            read()
+    for missing in (lambda: storage.get_trial(trial_id + 1), lambda: storage.get_all_trials(study_id + 1)):
+        with pytest.raises(KeyError):
+            missing()
 
 
 def test_a_trial_ends_only_together_with_our_mark(storage, trial_id):

@@ -6,6 +6,7 @@ with one ``write``: what a killed process has trained is then known to its last 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -81,6 +82,12 @@ def train(trial: tunesafe.Trial) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
         trial.report(val_loss=validate(model))
+
+
+def train_and_tell(trial: tunesafe.Trial) -> None:
+    """As above; the parameters it was given are left in a file."""
+    (FOLDER / f"params-{trial.number}.json").write_text(json.dumps(dict(trial.params)))
+    train(trial)
 
 
 def train_with_everything(trial: tunesafe.Trial) -> None:

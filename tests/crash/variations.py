@@ -25,6 +25,7 @@ _BASE: dict[str, Any] = {
     },
     "n_trials": 7,
     "threads_per_worker": 1,
+    "lease": "5s",  # only over where an owner cannot be told dead; somebody waits for it then
     "seed": 5,
     "sampler": {"name": "tpe", "n_startup_trials": 2},
     "pruner": {"name": "median", "n_startup_trials": 2, "n_warmup_steps": 1},

@@ -19,7 +19,6 @@ from tunesafe.errors import DamagedError
 from tunesafe.store import records
 from tunesafe.store.decisions import Decided, decided
 from tunesafe.store.engine import reading
-from tunesafe.store.events import details_of
 from tunesafe.study.endings import STATES
 from tunesafe.study.fenced import FencedStorage
 
@@ -56,22 +55,18 @@ def _first_difference(engine: Engine, storage: FencedStorage, study_id: int, uui
     with reading(engine) as connection:  # before Optuna's, so that what ours says is there already
         rows = decided(connection, uuid)
         reports = records.metrics_texts(connection, uuid)
-        redrawn = any("parameters" in details for details in details_of(connection, uuid, "changed"))
     trials = {trial.number: trial for trial in storage.stored_trials(study_id, afresh=afresh)}
     for row in rows:
         trial = trials.get(row.number)
-        found = "is not there" if trial is None else _difference(row, trial, reports.get(row.number, {}), redrawn)
+        found = "is not there" if trial is None else _difference(row, trial, reports.get(row.number, {}))
         if found:
             return f"Trial {row.number} {found}"
     return ""
 
 
-def _difference(row: Decided, trial: FrozenTrial, reports: Mapping[int, str], redrawn: bool) -> str:
-    """What Optuna says of a trial that cannot be; empty if all of it can.
-
-    Where parameters have changed, one that was drawn before and one drawn after a death may differ.
-    """
-    if row.params is not None and not redrawn:
+def _difference(row: Decided, trial: FrozenTrial, reports: Mapping[int, str]) -> str:
+    """What Optuna says of a trial that cannot be; empty if all of it can."""
+    if row.params is not None:
         for name, value in trial.params.items():
             if name not in row.params or not _same(row.params[name], value):
                 return f"has {name} = {value!r} instead of {row.params.get(name, 'none')!r}"

@@ -1,8 +1,10 @@
-"""Trials in mid-training when the budget or the objective changes: they begin again.
+"""Trials that an accepted change of the study file finds on their way: what of them begins again.
 
-Their virtual epochs, values and verdicts mean something else under the new study file, so
-neither a record nor a checkpoint of them can be continued. Numbers and parameters stay; trials
-that have ended stay as they are. All of it happens in the transaction that accepts the change.
+Where the budget or the objective changes, virtual epochs, values and verdicts mean something else, so
+neither a record nor a checkpoint of a trial in mid-training can be continued; its parameters stay.
+Where what trials are drawn by changes, a trial in mid-draw has no parameters yet: the rest of them
+would not go with those that are there, nor Optuna's table with what is sealed. Numbers stay, and so do
+trials that have ended. All of it happens in the transaction that accepts the change.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from tunesafe.contracts import Event
 from tunesafe.store import checkpoint_rows, claims, records
 from tunesafe.store.events import append_event
 
-__all__ = ["begin_again"]
+__all__ = ["begin_again", "draw_again"]
 
 _STUDIES = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
 _TRIALS = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("number"))
+_PARAMS = sa.table("trial_params", sa.column("trial_id"))
 _VALUES = sa.table("trial_intermediate_values", sa.column("trial_id"))
 _ATTRIBUTES = sa.table("trial_system_attributes", sa.column("trial_id"), sa.column("key"))
 
@@ -54,6 +57,23 @@ def begin_again(connection: Connection, uuid: str, name: str) -> list[int]:
         details = {"examples_seen": row.examples_seen, "reports": len(known)}
         append_event(connection, uuid, Event("begun_again", row.number, details), again=True)
     return numbers
+
+
+def draw_again(connection: Connection, uuid: str, name: str) -> None:
+    """Forget what Optuna has of trials whose parameters are not sealed: the parameters so far, and what led to them.
+
+    Whoever draws them loses its lease.
+
+    Args:
+        connection: In a write transaction.
+        uuid: The study.
+        name: Of the study in Optuna's tables.
+    """
+    for row in claims.unended(connection, uuid):
+        if row.params is None and claims.restart(connection, uuid, row.number, unsealed_only=True):
+            trial = _optuna_id(name, row.number)
+            for table in (_PARAMS, _ATTRIBUTES):  # nobody but its sampler has written to it
+                connection.execute(sa.delete(table).where(table.c.trial_id == trial))
 
 
 def _optuna_id(name: str, number: int) -> sa.ScalarSelect[int]:

@@ -5,7 +5,7 @@ a statement of ours before it commits: take a number, check the fence, insert a 
 worker whose trial another has claimed therefore cannot write to Optuna's tables at all,
 and a report costs one commit, not two.
 
-Relies on one private name, ``RDBStorage.scoped_session``; ``tests/contract`` pins it.
+Relies on a few private names of ``RDBStorage``; ``tests/contract`` pins them.
 """
 
 # ruff: noqa: D102  what each method does is documented by BaseStorage
@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages._rdb.models import NOT_FOUND_MSG
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
@@ -82,6 +83,7 @@ class FencedStorage(BaseStorage):
         self._shown: dict[int, FrozenTrial] = {}
         self._held: list[FrozenTrial] | None = None
         self._trouble: StorageError | None = None
+        self._written_before = False
         event.listen(self._rdb.scoped_session, "before_commit", self._before_commit)
         event.listen(self._rdb.engine, "handle_error", self._on_error)
 
@@ -129,14 +131,14 @@ class FencedStorage(BaseStorage):
             self._ending = None
 
     @contextmanager
-    def _write(self, what: str) -> Iterator[None]:
+    def _write(self, what: str) -> Iterator[Carried]:
         carried = self._carried or self._guard
         if carried is None:
             raise AssertionError(f"{what}: a write to Optuna that carries neither a fence nor a claim")
-        self._armed = carried
+        self._armed, self._written_before = carried, False
         try:
             with self._translated():
-                yield
+                yield carried
         finally:
             self._armed = None
 
@@ -148,7 +150,8 @@ class FencedStorage(BaseStorage):
             session.flush()
         except IntegrityError as error:
             if carried is not self._carried:
-                raise  # Optuna ignores it: somebody wrote the same thing
+                self._written_before = True
+                raise  # Optuna ignores it, whatever is there
             raise TransientStorageError(f"{display_url(self._url)}: written twice at once: {error.orig}") from error
         try:
             with translated(self._url):
@@ -178,13 +181,13 @@ class FencedStorage(BaseStorage):
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Let damaged rows of Optuna's be an error of ours; a ``KeyError`` is an answer: there is no such thing."""
+        """Let damaged rows of Optuna's be an error of ours; that there is no such study or trial is an answer."""
         with self._translated():
             try:
                 yield
-            except KeyError:
-                raise
             except (ValueError, TypeError, LookupError, AttributeError, OverflowError, AssertionError) as error:
+                if isinstance(error, KeyError) and error.args == (NOT_FOUND_MSG,):
+                    raise
                 raise DamagedError(
                     f"{what} cannot be read, a row in Optuna's tables is damaged: {type(error).__name__}: {error}. "
                     "Nothing was changed, and what other rows hold is not affected. Restore the database from a "
@@ -245,12 +248,8 @@ class FencedStorage(BaseStorage):
             study_id: Optuna's id.
             afresh: Whether to read also those again that were finished when they were read before.
         """
-        storage = self._rdb if afresh else self._inner
         with self._reading("The study's trials"), _without_collecting():
-            try:
-                return storage.get_all_trials(study_id, deepcopy=False)
-            except KeyError as error:  # the study is there: it is a key within a text
-                raise ValueError(f"a text without {error}") from error
+            return (self._rdb if afresh else self._inner).get_all_trials(study_id, deepcopy=False)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -288,10 +287,21 @@ class FencedStorage(BaseStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        with self._write("writing a parameter"):
+        with self._write("writing a parameter") as carried:
             # Not through Optuna's cache: it compares with the first distribution the parameter ever had, and an
             # accepted change may be another. What past trials look like is decided in ``show``.
             self._rdb._set_trial_param(trial_id, param_name, param_value_internal, distribution, distribution)
+            if not self._written_before:
+                return
+            with self._rdb.engine.connect() as connection:
+                carried(connection)  # what is there may be the work of whoever has the trial now
+            stored = self._rdb.get_trial_param(trial_id, param_name)
+            if stored != param_value_internal:  # training would see another value than samplers do
+                raise DamagedError(
+                    f"Trial {self._rdb.get_trial_number_from_id(trial_id)} has {param_name} = {stored!r} instead of "
+                    f"{param_value_internal!r}, in Optuna's tables: damaged, or changed by another program. "
+                    "The trial does not go on by it. Restore the database from a backup, or begin under a new name."
+                )
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if self._ending is None:

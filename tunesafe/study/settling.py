@@ -20,14 +20,15 @@ from tunesafe.spec import Change, ChangeKind, Settled, StudySpec, classify, rend
 from tunesafe.store import studies, tallies
 from tunesafe.store.events import append_event, newest_event_of
 from tunesafe.study import environment, lifecycle
-from tunesafe.study.beginning_again import begin_again
+from tunesafe.study.beginning_again import begin_again, draw_again
 from tunesafe.study.sampling import grid_size
 from tunesafe.study.suggest import distributions
 
 __all__ = ["Program", "changes_since", "note", "settle"]
 
 _DRAWN = ("parameters", "seed", "sampler", "initial_trials")
-"""Keys that trials which have begun, results or not, were drawn by."""
+"""Keys that trials which have begun, results or not, were drawn by: under others, what is not drawn to its end is
+drawn again."""
 _MEASURED_BY = ("budget", "objective")
 """Keys that give records and checkpoints their meaning: under others, what is not finished begins again."""
 _LOCAL = ("n_workers", "storage")
@@ -94,6 +95,8 @@ def settle(
         weighty = refused if tallies.any_progress(connection, row.uuid) else changes
         if any(change.key.startswith(_MEASURED_BY) for change in weighty):
             begin_again(connection, row.uuid, spec.name)
+        if any(change.key.startswith(_DRAWN) for change in refused):
+            draw_again(connection, row.uuid, spec.name)
         row = replace(row, revision=revision, threads_per_worker=spec.threads_per_worker or row.threads_per_worker)
     if moved := environment.differences(row.environment, here):
         _note_once(connection, row.uuid, "environment", {"differences": moved})
