@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import s3, servers
+from tests import gcs_server, s3, servers
 
 # Before anything imports numpy or torch, here and in the processes that tests start: two threads or
 # one give different bits, and tests share two cores. A failpoint left in the shell would kill the test run.
@@ -81,6 +81,15 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(
     params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mariadb", marks=pytest.mark.mariadb)]
 )
+def server_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database on each server in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(
+    params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mariadb", marks=pytest.mark.mariadb)]
+)
 def own_server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     """A server that the test may kill, of every kind in turn."""
     try:
@@ -110,6 +119,25 @@ def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in {**s3.CREDENTIALS, "AWS_ENDPOINT_URL": s3_server, "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
     return f"s3://{bucket}/studies/one"
+
+
+@pytest.fixture
+def gcs() -> Iterator[gcs_server.GcsServer]:
+    """A server that speaks as Google Cloud Storage does, without buckets."""
+    if importlib.util.find_spec("obstore") is None:
+        _missing("obstore is not installed")
+    with gcs_server.server() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs_url(gcs: gcs_server.GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty prefix in an empty bucket; the environment holds the address and credentials."""
+    gcs.buckets["tunesafe-test"] = {}
+    gcs_server.write_key(tmp_path / "gcs-key.json", gcs.address)
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "gcs-key.json"))
+    monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+    return "gs://tunesafe-test/studies/one"
 
 
 @contextmanager

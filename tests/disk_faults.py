@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sqlalchemy import Engine, event
-from sqlalchemy.engine.default import DefaultDialect
+from tests.interception import intercepting
 
 __all__ = ["FailingDisk", "Fault", "failing_disk", "failing_sql", "until_none_fails"]
 
@@ -145,7 +144,6 @@ class _Raw(io.FileIO):
 def failing_sql(at: int, error: int, *, lasting: bool = False, thread: str | None = None) -> Iterator[FailingDisk]:
     """Let statements and commits of every SQLite engine fail while the block runs, as SQLite fails on such a disk."""
     disk = FailingDisk(at, error, lasting, thread=thread)
-    do_commit = DefaultDialect.do_commit
 
     def fail() -> None:
         full = error == errno.ENOSPC
@@ -154,28 +152,19 @@ def failing_sql(at: int, error: int, *, lasting: bool = False, thread: str | Non
         failure.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR
         raise failure
 
-    def on_statement(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+    def on_statement(cursor: Any, statement: str) -> None:
         word = statement.split(maxsplit=1)[0].upper()
         counts = word not in _ONLY_READING or (error == errno.EIO and word == "SELECT")
         if counts and disk.ask(" ".join(statement.split())[:60]):
             fail()
 
-    def on_statement_without_parameters(cursor: Any, statement: str, context: Any) -> None:
-        on_statement(cursor, statement, ())
-
-    def commit(dialect: DefaultDialect, connection: Any) -> None:
+    def on_commit(connection: Any, commit: Callable[[], None]) -> None:
         if connection.in_transaction and connection.total_changes and disk.ask("COMMIT"):
             fail()
-        do_commit(dialect, connection)
+        commit()
 
-    event.listen(Engine, "do_execute", on_statement)
-    event.listen(Engine, "do_execute_no_params", on_statement_without_parameters)
-    try:
-        with mock.patch.object(DefaultDialect, "do_commit", commit):
-            yield disk
-    finally:
-        event.remove(Engine, "do_execute", on_statement)
-        event.remove(Engine, "do_execute_no_params", on_statement_without_parameters)
+    with intercepting(on_statement, on_commit):
+        yield disk
 
 
 Fault = Callable[[int], AbstractContextManager[FailingDisk]]

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.crash.harness import Check, Laboratory, Survival, assert_survived, laboratory
+from tests.crash.harness import Check, Laboratory, Study, Survival, assert_survived, laboratory
+from tests.crash.variations import BASE
 
 _PROPERTY = "crash survival"
 _ROOMY_BYTES = 1 << 30
@@ -35,13 +36,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(
-    params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mariadb", marks=pytest.mark.mariadb)]
-)
-def server_url(request: pytest.FixtureRequest) -> str:
-    """URL of an empty database on each server in turn."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+@pytest.fixture(scope="session")
+def killed(lab: Laboratory) -> Study:
+    """A study that died in mid-training, between a record and Optuna's; for copies of it."""
+    study = lab.study(BASE)
+    study.run_and_die(lab.reference(BASE).passing("report.applied", "middle"))
+    study.rewrite("PRAGMA wal_checkpoint(TRUNCATE)")  # everything in one file
+    return study
 
 
 @pytest.fixture

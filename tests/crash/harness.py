@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,18 @@ class Study:
         self._laboratory, self.variation, self.folder = laboratory, variation, folder
         if not folder.exists():
             variation.write(folder, storage)
+
+    def copy(self) -> Study:
+        """The same study as it lies, in a folder that the next copy takes over."""
+        folder = self._laboratory.folder / "copied"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.folder, folder)
+        return Study(self._laboratory, self.variation, folder)
+
+    def rewrite(self, statement: str) -> int:
+        """Change rows of its SQLite file behind everybody's back; how many they were."""
+        with closing(sqlite3.connect(self.folder / "crash.db")) as database, database:
+            return database.execute(statement).rowcount
 
     def run(self, **job: Any) -> Ended:
         """``tunesafe run study.yaml`` once; see ``zygote`` for what a job may say."""

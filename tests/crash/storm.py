@@ -73,8 +73,8 @@ def train(trial):
     hidden = trial.params["hidden"]
     layers = [nn.Linear(6, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Dropout(0.2), nn.Linear(hidden, 1)]
     model = nn.Sequential(*layers)
-    optimizer = torch.optim.Adam(model.parameters(), lr=trial.params["lr"])
-    trial.track(model=model, optimizer=optimizer)
+    squares = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    trial.track(model=model, squares=squares)
     data, options = (X, Y), {}
     if trial.params["num_workers"]:
         data, options = Data(), {"num_workers": trial.params["num_workers"]}
@@ -83,13 +83,21 @@ def train(trial):
         for x, y in epoch:
             note(trial, len(x))
             time.sleep(trial.params["batch_seconds"])
-            optimizer.zero_grad()
-            F.mse_loss(model(x), y).backward()
-            optimizer.step()
+            descend(model, squares, F.mse_loss(model(x), y), trial.params["lr"])
         model.eval()
         with torch.no_grad():
             trial.report(val_loss=F.mse_loss(model(X), Y).item())
+
+
+def descend(model, squares, loss, lr):
+    weights = dict(model.named_parameters())
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    with torch.no_grad():
+        for (name, weight), gradient in zip(weights.items(), gradients):
+            squares[name].mul_(0.9).addcmul_(gradient, gradient, value=0.1)
+            weight.addcdiv_(gradient, squares[name].sqrt() + 1e-8, value=-lr)
 """
+"""Descends by hand: the first optimizer of a process imports a compiler, and here is many a process."""
 
 
 def study_of(num_trials: int, storage: str, *, batch_seconds: float, num_workers: Sequence[int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
 from tests.crash.outcome import differences, flaws
 from tests.crash.places import COPYING, FETCHING
 from tests.crash.variations import ALL_IN_PACKS, BASE, Variation
+from tests.gcs_server import GcsServer
 from tests.s3 import unfinished_uploads
 from tunesafe.store.depot_urls import open_depot
 
@@ -37,13 +38,15 @@ class Machines:
         lab: Where it runs.
         folder: Its machines' disks.
         url: The second place.
-        base: What kind of study it is.
+        unfinished_uploads: Names the objects of which parts are there.
     """
 
-    def __init__(self, lab: Laboratory, folder: Path, url: str, base: Variation = BASE) -> None:
-        self._lab, self._folder, self.url = lab, folder, url
+    def __init__(
+        self, lab: Laboratory, folder: Path, url: str, unfinished_uploads: Callable[[], Collection[str]] = list
+    ) -> None:
+        self._lab, self._folder, self.url, self.unfinished_uploads = lab, folder, url, unfinished_uploads
         self._count = 0
-        self.keep(base)
+        self.keep(BASE)
         folder.mkdir(exist_ok=True)
 
     def keep(self, base: Variation) -> None:
@@ -95,7 +98,7 @@ class Machines:
         """
         study.finish()
         outcome = study.outcome()
-        problems = flaws(outcome, BASE.num_trials) + differences(self._lab.reference(self.base).outcome, outcome)
+        problems = flaws(outcome, self.base.num_trials) + differences(self._lab.reference(self.base).outcome, outcome)
         return Survival(self.variation, deaths, [], problems)
 
     def _new(self) -> Path:
@@ -111,14 +114,38 @@ def machines(lab: Laboratory, tmp_path: Path) -> Machines:
 
 
 @pytest.fixture
-def machines_and_s3(lab: Laboratory, tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    """Machines, and a second place in an object store."""
-    variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    monkeypatch.setattr(lab, "environment", variables)
-    return Machines(lab, lab.folder / tmp_path.name, s3_url)
+def machines_and_s3(
+    lab: Laboratory, tmp_path: Path, s3_server: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Machines:
+    """Machines, and a second place in S3."""
+    monkeypatch.setattr(lab, "environment", variables_of("AWS"))
+    bucket = s3_url.removeprefix("s3://").partition("/")[0]
+    return Machines(lab, lab.folder / tmp_path.name, s3_url, lambda: unfinished_uploads(s3_server, bucket))
 
 
-@pytest.mark.parametrize("where", ["machines", "machines_and_s3"])
+@pytest.fixture
+def machines_and_gcs(
+    lab: Laboratory, tmp_path: Path, gcs: GcsServer, gcs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Machines:
+    """Machines, and a second place in Google Cloud Storage."""
+    monkeypatch.setattr(lab, "environment", variables_of("GOOGLE"))
+    bucket = gcs_url.removeprefix("gs://").partition("/")[0]
+    return Machines(lab, lab.folder / tmp_path.name, gcs_url, lambda: gcs.unfinished_uploads(bucket))
+
+
+def variables_of(vendor: str) -> dict[str, str]:
+    """What the environment says of its object stores."""
+    return {name: value for name, value in os.environ.items() if name.startswith(f"{vendor}_")}
+
+
+EVERYWHERE = [
+    "machines",
+    pytest.param("machines_and_s3", marks=[pytest.mark.s3, pytest.mark.slow]),
+    pytest.param("machines_and_gcs", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("where", EVERYWHERE)
 def test_a_study_that_loses_its_machine_again_and_again_ends_identical(
     lab: Laboratory, where: str, request: pytest.FixtureRequest, survived: Check
 ) -> None:
@@ -133,11 +160,14 @@ def test_a_study_that_loses_its_machine_again_and_again_ends_identical(
     survived(machines.conclude(study, ["random instant"] * deaths))
 
 
-BOTH = ["machines", pytest.param("machines_and_s3", marks=[pytest.mark.s3, pytest.mark.slow])]
-
-
-@pytest.mark.parametrize("failpoint", COPYING)
-@pytest.mark.parametrize("where", BOTH)
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        pytest.param(failpoint, marks=[] if failpoint in ("backup.sending", "backup.pointing") else pytest.mark.slow)
+        for failpoint in COPYING
+    ],
+)
+@pytest.mark.parametrize("where", EVERYWHERE)
 def test_a_death_in_mid_copy_leaves_a_whole_copy(
     failpoint: str, where: str, request: pytest.FixtureRequest, survived: Check
 ) -> None:
@@ -151,25 +181,26 @@ def test_a_death_in_mid_copy_leaves_a_whole_copy(
     survived([machines.conclude(restored, [failpoint]), machines.conclude(study, [failpoint])])
 
 
-LARGE_STATES = Variation("large states", {"parameters": {"ballast": 6_000_000}})
-"""24 MB: several parts of an upload."""
+LARGE_STATES = Variation("large states", {"parameters": {"ballast": 6_000_000}}, num_trials=3, shows="COMPLETE")
+"""24 MB, of one trial: several parts of an upload."""
 
 
 @pytest.mark.parametrize(
     "passings", [pytest.param((4, 6), id="few"), pytest.param(range(1, 12), marks=pytest.mark.slow, id="every")]
 )
+@pytest.mark.parametrize("where", [pytest.param("machines_and_s3", marks=pytest.mark.s3), EVERYWHERE[-1]])
 def test_a_death_in_mid_upload_leaves_a_whole_copy_and_is_in_nobodys_way(
-    passings: Sequence[int], machines_and_s3: Machines, s3_server: str, survived: Check
+    passings: Sequence[int], where: str, request: pytest.FixtureRequest, survived: Check
 ) -> None:
     """Between any two parts of what goes up in parts: nothing of it is an object, and the next copy is whole."""
-    machines = replace_base(machines_and_s3, LARGE_STATES)
-    bucket = machines.url.removeprefix("s3://").partition("/")[0]
-    study, unfinished = machines.begin(), set()
+    machines: Machines = request.getfixturevalue(where)
+    machines.keep(LARGE_STATES)
+    study, unfinished = machines.begin(), set[str]()
     study.run_and_die(Kill("finish.swept", 1))
     for passing in passings:
-        before = set(unfinished_uploads(s3_server, bucket))
+        before = set(machines.unfinished_uploads())
         study.run_and_die(Kill("backup.sending", passing))
-        new = set(unfinished_uploads(s3_server, bucket)) - before
+        new = set(machines.unfinished_uploads()) - before
         unfinished |= new
         there = {f"studies/one/{entry.name}" for entry in open_depot(machines.url).entries("packs")}
         assert not new & there, "an upload nobody has completed is an object"
@@ -179,33 +210,33 @@ def test_a_death_in_mid_upload_leaves_a_whole_copy_and_is_in_nobodys_way(
     survived([machines.conclude(restored, ["backup.sending"]), machines.conclude(study, ["backup.sending"])])
 
 
-def replace_base(machines: Machines, base: Variation) -> Machines:
-    """The same places, for another study."""
-    return Machines(machines._lab, machines._folder, machines.url, base)
-
-
 MOVES = [Kill("fetch.moving", passing) for passing in (2, 3, 4)]  # database, packs, code, study file
 
 
-@pytest.mark.parametrize("kill", [*map(Kill, FETCHING), *MOVES], ids=str)
-@pytest.mark.parametrize("where", BOTH)
+@pytest.mark.parametrize("where", EVERYWHERE)
 def test_a_restore_that_is_killed_is_done_by_the_same_command(
-    kill: Kill, where: str, request: pytest.FixtureRequest, survived: Check
+    where: str, request: pytest.FixtureRequest, survived: Check
 ) -> None:
-    """Up to the last moment there is no study file to run; afterwards there is all of it."""
+    """Wherever it was: up to the last moment there is no study file to run; afterwards there is all of it."""
     machines: Machines = request.getfixturevalue(where)
     machines.keep(ALL_IN_PACKS)  # whichever instant the copy is of, there are packs
     study = machines.begin()
     study.run_and_die(Kill("finish.swept", 3))
     shutil.rmtree(study.folder)
-    folder = study.folder.with_name("elsewhere")
-    ended = machines.restore(folder, failpoint=kill.failpoint, passing=kill.passing)
-    assert ended.code == SIGKILLED, ended.output
-    assert (folder / "study.yaml").exists() == (kill.failpoint in ("fetch.moved", "fetch.cleaned"))
-    again = machines.restore(folder)
-    assert again.code == 0, again.output
-    assert not list(folder.glob(".*"))
-    survived(machines.conclude(Study(machines._lab, machines.variation, folder), [str(kill)]))
+    restored = machines.restored()
+    assert restored is not None
+    expected = restored.outcome()
+    for kill in (*map(Kill, FETCHING), *MOVES):
+        folder = study.folder.with_name(f"killed at {kill}")
+        ended = machines.restore(folder, failpoint=kill.failpoint, passing=kill.passing)
+        assert ended.code == SIGKILLED, ended.output
+        assert (folder / "study.yaml").exists() == (kill.failpoint in ("fetch.moved", "fetch.cleaned"))
+        again = machines.restore(folder)
+        assert again.code == 0, again.output
+        assert not list(folder.glob(".*"))
+        restored = Study(machines._lab, machines.variation, folder)
+        assert restored.outcome() == expected, kill
+    survived(machines.conclude(restored, [str(kill)]))
 
 
 def test_a_supervised_study_that_dies_with_all_its_processes_goes_on_elsewhere(

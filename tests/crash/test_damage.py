@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -78,28 +77,13 @@ def columns() -> Iterator[tuple[str, str, str]]:
 CASES = [(table, column, way) for table, column, kind in columns() for way in ways(kind)]
 
 
-@pytest.fixture(scope="module")
-def killed(lab: Laboratory) -> Study:
-    """A study that died between a record and Optuna's; everything in one file."""
-    study = lab.study(BASE)
-    study.run_and_die(lab.reference(BASE).passing("report.applied", "middle"))
-    with closing(sqlite3.connect(study.folder / "crash.db")) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return study
-
-
-def damaged(killed: Study, lab: Laboratory, table: str, column: str, way: str) -> Study | None:
+def damaged(killed: Study, table: str, column: str, way: str) -> Study | None:
     """A copy in which a column is damaged; ``None`` if the database itself refuses that, or nothing is in it."""
-    folder = lab.folder / "damaged"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(killed.folder, folder)
-    with closing(sqlite3.connect(folder / "crash.db")) as database:
-        try:
-            database.execute(f"UPDATE tunesafe_{table} SET {column} = {way.format(column=column)}")
-        except sqlite3.IntegrityError:
-            return None
-        database.commit()
-        return Study(lab, BASE, folder) if database.total_changes else None
+    study = killed.copy()
+    with suppress(sqlite3.IntegrityError):
+        if study.rewrite(f"UPDATE tunesafe_{table} SET {column} = {way.format(column=column)}"):
+            return study
+    return None
 
 
 def problems(study: Study, lab: Laboratory, table: str, column: str) -> list[str]:
@@ -146,7 +130,7 @@ def check(killed: Study, lab: Laboratory, cases: list[tuple[str, str, str]]) -> 
     """Damage one column after the other; all that went wrong at once."""
     wrong = {}
     for table, column, way in cases:
-        study = damaged(killed, lab, table, column, way)
+        study = damaged(killed, table, column, way)
         if study is None:
             continue
         found = [f"{' '.join(c)}: {words}" for c in READING if (words := said(study.folder, *c))]
@@ -189,18 +173,11 @@ OPTUNAS = (
     [pytest.param(*case, marks=[] if case[1] in ("number", "value") else pytest.mark.slow) for case in OPTUNAS],
     ids=lambda word: word,
 )
-def test_a_damaged_row_of_optunas_is_one_message(
-    table: str, column: str, way: str, killed: Study, lab: Laboratory
-) -> None:
+def test_a_damaged_row_of_optunas_is_one_message(table: str, column: str, way: str, killed: Study) -> None:
     """What cannot be read is not guessed."""
-    folder = lab.folder / "damaged"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(killed.folder, folder)
-    with closing(sqlite3.connect(folder / "crash.db")) as database:
-        database.execute(f"UPDATE {table} SET {column} = {way}")
-        database.commit()
-        assert database.total_changes
-    ended = Study(lab, BASE, folder).run()
+    study = killed.copy()
+    assert study.rewrite(f"UPDATE {table} SET {column} = {way}")
+    ended = study.run()
     assert ended.code in SAID, ended.output
     assert "Traceback" not in ended.output
     assert "Optuna" in ended.output

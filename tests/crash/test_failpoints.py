@@ -21,7 +21,7 @@ def test_one_study_that_dies_at_every_failpoint_in_turn_ends_identical(lab: Labo
 @pytest.mark.slow
 def test_a_study_that_dies_a_little_later_every_time_ends_identical(lab: Laboratory, survived: Check) -> None:
     """As above at second passings, the openings being those of a study that exists."""
-    once = {name for name in PLACES if name.startswith(("open.", "restore.", "sample."))}
+    once = {name for name in PLACES if name.startswith(("open.", "restore.", "sample.", "surplus."))}
     ends = ("tell.", "finish.", "forget.")  # what a trial passes when it is over, others' trials being few by then
     later = [Kill(name, 1 if name in once else 2) for name in in_turn() if not name.startswith(ends)]
     survived(lab.kill_at(NO_PRUNER, [Kill("train.batch", 12), *later]))

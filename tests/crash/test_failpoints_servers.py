@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.harness import Check, Kill, Laboratory
-from tests.crash.places import ON_SERVERS, deaths_at, in_turn
+from tests.crash.places import ON_SERVERS, SERVERS, deaths_at, in_turn, one_now
 from tests.crash.variations import BASE, VARIATIONS, Variation
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
@@ -29,6 +29,7 @@ def test_a_study_on_a_server_that_dies_again_and_again_ends_identical(
     survived(lab.kill_at(BASE, [Kill(failpoint) for failpoint in FEW], server_url))
 
 
+@pytest.mark.parametrize("server_url", one_now(SERVERS, "postgres"), indirect=True)
 def test_a_study_on_a_server_with_its_large_states_elsewhere_ends_identical(
     server_url: str, lab: Laboratory, survived: Check
 ) -> None:
@@ -52,7 +53,8 @@ FORGETTING = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["thinned", pytest.param("thinned, elsewhere", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("server_url", one_now(SERVERS, "mariadb"), indirect=True)
+@pytest.mark.parametrize("kind", one_now(list(FORGETFUL), "thinned"))
 def test_a_study_on_a_server_that_dies_while_it_forgets_ends_identical(
     kind: str, server_url: str, lab: Laboratory, survived: Check
 ) -> None:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 DATABASE, LOG, PACKS = "crash.db", "crash.db-wal", "crash.db.packs"
 SAID = (2, 3, 4)
 """Exit codes of a command that says what is wrong."""
-WORDS = ("unharmed", "othing was changed", "othing was written", "not affected")
+WORDS = ("unharmed", "othing was changed", "othing was written", "not affected", "are as they were")
 """Which says what is not, too."""
 INSTANTS = (
     Kill("claim.in_transaction"),
@@ -84,11 +84,10 @@ def problems(lab: Laboratory, folder: Path) -> list[str]:
     if ended.code != 0:
         return [f"exit code {ended.code}: {ended.output[-1500:]}"]
     if lab.perform(do="read", folder=str(folder))["code"]:
-        # A state whose pack was not copied, of a trial that was over by then: damaged, and said to be.
+        # A state whose pack was not copied, or pages that fit no others, of a trial that was over by then: said to be.
         words = (folder / "output.log").read_text()
-        return (
-            [] if any(said in words for said in ("DamagedError", "FoundDamaged", "is not there")) else [words[-1500:]]
-        )
+        said = ("DamagedError", "FoundDamaged", "CorruptStorageError", "is not there")
+        return [] if any(each in words for each in said) else [words[-1500:]]
     outcome = json.loads((folder / "outcome.json").read_text())
     unlike = differences(lab.reference(BASE).outcome, outcome)
     return [line for line in unlike if "/wrong_events" not in line]

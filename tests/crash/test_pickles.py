@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout, suppress
@@ -85,15 +84,11 @@ def test_a_database_full_of_pickles_runs_nothing(
     lab.reference(variation)
     killed = lab.study(variation)
     killed.run_and_die(lab.reference(variation).passing("report.applied", "middle"))
-    with closing(sqlite3.connect(killed.folder / "crash.db")) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for form in forms:
         for only in ("", "tunesafe_blob", "tunesafe_", "trial", "stud"):
-            folder = lab.folder / "poisoned"
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(killed.folder, folder)
-            poison(folder, form, only)
-            said = run_all(Study(lab, variation, folder), monkeypatch)
-            assert not (folder / PWNED).exists()
+            study = killed.copy()
+            poison(study.folder, form, only)
+            said = run_all(study, monkeypatch)
+            assert not (study.folder / PWNED).exists()
             assert not Path(PWNED).exists()
             assert "Traceback" not in said, f"{only}, {form!r}: {said[-3000:]}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.crash.places import SERVERS, one_now
 from tests.crash.storm import INTERVAL, Storm, curves, shared_fences, study_of, trained_again, write_project
 from tests.integration.cli_project import tunesafe
 from tests.servers import Server
@@ -75,8 +76,8 @@ def train_alone(folder: Path, study: dict[str, Any], params: list[dict[str, Any]
 
 @pytest.mark.timeout(400)
 def test_a_study_in_a_storm_loses_nothing(tmp_path: Path, sqlite_url: str) -> None:
-    """Three workers of two supervisors, eight kills and a worker that is stopped and wakes."""
-    survive(tmp_path, sqlite_url, num_trials=8, num_workers=(2, 1), num_kills=8, num_stops=1)
+    """Three workers of two supervisors, five kills and a worker that is stopped and wakes."""
+    survive(tmp_path, sqlite_url, num_trials=6, num_workers=(2, 1), num_kills=5, num_stops=1)
 
 
 @pytest.mark.slow
@@ -95,6 +96,7 @@ def test_a_long_study_in_a_long_storm_loses_nothing(tmp_path: Path, database_url
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("own_server", one_now(SERVERS, "mariadb"), indirect=True)
 def test_a_study_in_a_storm_that_takes_its_server_away_loses_nothing(tmp_path: Path, own_server: Server) -> None:
     """A worker each of two supervisors; three kills, and the database server killed and restarted in between."""
     survive(

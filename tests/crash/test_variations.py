@@ -11,7 +11,6 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]
 
 QUICK = {
     "sampler cmaes",
-    "pruner hyperband",
     "loader, 2 workers",
     "select best",
     "all that has state",

@@ -26,6 +26,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.working_here import working_here
+
 HUNG_SECONDS = 100
 """No run of these studies takes a tenth of this; one that does is stuck, and says so."""
 
@@ -112,6 +114,7 @@ def _child(job: dict[str, Any]) -> NoReturn:
         os._exit(code)
 
 
+@working_here()
 def _run(job: dict[str, Any]) -> int:
     """``tunesafe run study.yaml``, watched at its failpoints.
 
@@ -122,7 +125,6 @@ def _run(job: dict[str, Any]) -> int:
     from tunesafe import failpoints
     from tunesafe.cli import main as tunesafe
 
-    _work_here()
     if "max_pages" in job:
         _limit_pages(job["max_pages"])
     action, name = job.get("action", "kill"), job.get("failpoint")
@@ -180,25 +182,6 @@ def _restore(job: dict[str, Any]) -> int:
 
     failpoints.arm(job.get("failpoint"), job.get("passing", 1))
     tunesafe(["restore", job["url"], job["directory"]])
-
-
-def _work_here() -> None:
-    """Let the command work in its own process, as it does for a function from a notebook."""
-    from tunesafe.api import running
-    from tunesafe.executors import RunResult, run_study
-    from tunesafe.trial.resolve import resolve
-
-    def here(spec: Any, program: Any, *, folder: Path, watch: Any, new: bool, accept_changes: bool) -> RunResult:
-        return run_study(
-            spec,
-            lambda: resolve(spec.trainable, folder),
-            program,
-            folder=folder,
-            watch=watch,
-            accept_changes=accept_changes,
-        )
-
-    setattr(running, "supervise", here)  # noqa: B010 - for this process only
 
 
 def _limit_pages(count: int) -> None:

@@ -10,13 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-from unittest import mock
 
-import optuna
-from sqlalchemy import Engine, event
-from sqlalchemy.engine.default import DefaultDialect
+from tests.interception import intercepting
 
-__all__ = ["Fault", "Losses", "Role", "losing", "now_and_then", "optuna_trials", "role"]
+__all__ = ["Fault", "Losses", "Role", "losing", "now_and_then", "role"]
 
 
 class Fault(StrEnum):
@@ -84,10 +81,9 @@ def now_and_then(seed: int, share: float) -> Callable[[Role, int], bool]:
 @contextmanager
 def losing(losses: Losses) -> Iterator[Losses]:
     """Let every engine of this process suffer these losses."""
-    do_commit = DefaultDialect.do_commit
     refused: list[Any] = []
 
-    def on_statement(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+    def on_statement(cursor: Any, statement: str) -> None:
         fault = losses.choose(statement, Fault.REFUSED, Fault.GONE)
         if fault is Fault.REFUSED:
             refused.append(cursor.connection)
@@ -95,39 +91,22 @@ def losing(losses: Losses) -> Iterator[Losses]:
         if fault is Fault.GONE:
             raise _gone(cursor.connection)
 
-    def on_statement_without_parameters(cursor: Any, statement: str, context: Any) -> None:
-        on_statement(cursor, statement, ())
-
-    def commit(dialect: DefaultDialect, connection: Any) -> None:
+    def on_commit(connection: Any, commit: Callable[[], None]) -> None:
         fault = losses.choose("COMMIT", Fault.UNCOMMITTED, Fault.REPLY_LOST)
         if fault is Fault.UNCOMMITTED:
             raise _gone(connection)
-        do_commit(dialect, connection)
+        commit()
         if fault is Fault.REPLY_LOST:
             raise _gone(connection)
 
-    event.listen(Engine, "do_execute", on_statement)
-    event.listen(Engine, "do_execute_no_params", on_statement_without_parameters)
     try:
-        with mock.patch.object(DefaultDialect, "do_commit", commit):
+        with intercepting(on_statement, on_commit):
             yield losses
     finally:
-        event.remove(Engine, "do_execute", on_statement)
-        event.remove(Engine, "do_execute_no_params", on_statement_without_parameters)
         for connection in refused:
             # SQLAlchemy forgets a connection whose first statements of all are refused, which no server does.
             if _driver(connection) == "psycopg":
                 connection.close()
-
-
-def optuna_trials(url: str, study_name: str) -> list[optuna.trial.FrozenTrial]:
-    """A study's trials as plain Optuna has them; its connections are given back, which PostgreSQL's driver demands."""
-    storage = optuna.storages.RDBStorage(url)
-    try:
-        return optuna.load_study(study_name=study_name, storage=storage).trials
-    finally:
-        storage.scoped_session.remove()
-        storage.engine.dispose()
 
 
 def _refusal(connection: Any) -> Exception:

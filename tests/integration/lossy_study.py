@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from sqlalchemy import select
 
-from tests.integration.lossy import optuna_trials
+from tests.plain_optuna import optuna_trials
 from tunesafe.contracts import Notice
 from tunesafe.errors import ExitCode
 from tunesafe.executors.here import run_study

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.integration.cli_project import Run, command, environment, tunesafe, write_project
+from tests.integration.cli_project import Run, command, environment, tunesafe_here, write_project
 from tunesafe.api import load_study
 from tunesafe.cli import main
 
 HEAVY = ("torch", "optuna", "sklearn", "joblib")
 KEPT = ["checkpoint.keep.last=2", "checkpoint.keep.best=2"]
 FLIP_A_BIT = "UPDATE tunesafe_blob_chunks SET data = CAST(X'01' || SUBSTR(data, 2) AS BLOB) WHERE blob_id = ?"
+# The two tensors of the model, merged, each at a multiple of 64 bytes.
 A_WEIGHT = """
 SELECT blob_id FROM tunesafe_checkpoint_blobs JOIN tunesafe_checkpoints USING (checkpoint_id)
-JOIN tunesafe_blobs USING (blob_id) WHERE number = ? AND virtual_epoch = 2 AND tunesafe_blobs.num_bytes = 4
+JOIN tunesafe_blobs USING (blob_id) WHERE number = ? AND virtual_epoch = 2 AND tunesafe_blobs.num_bytes = 128
 """
 
 
@@ -30,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny study, run to its end with both checkpoints of every trial kept."""
     folder = tmp_path_factory.mktemp("finished")
     write_project(folder)
-    run = tunesafe("run", "study.yaml", "--set", KEPT[0], "--set", KEPT[1], cwd=folder)
+    run = tunesafe_here("run", "study.yaml", "--set", KEPT[0], "--set", KEPT[1], cwd=folder)
     assert run.code == 0, run.err
     return folder
 
@@ -134,7 +135,7 @@ def test_a_checkpoint_is_shown_tensor_by_tensor(project: Path, capsys: pytest.Ca
     assert (weight["dtype"], weight["shape"], weight["bytes"]) == ("float32", [1, 1], 4)
     assert found["bytes"] == found["structure"]["bytes"] + sum(tensor["bytes"] for tensor in found["tensors"])
     stored = {name for (name,) in execute(project, "SELECT hash FROM tunesafe_blobs")}
-    assert {found["structure"]["hash"], *(tensor["hash"] for tensor in found["tensors"])} <= stored
+    assert found["structure"]["hash"] in stored
     earlier = document(capsys, "show", "1", "--virtual-epoch", "1")
     assert (earlier["virtual_epoch"], earlier["selected"]) == (1, False)
     page = ran(capsys, "checkpoints", "show", "1").out
@@ -323,7 +324,7 @@ def test_nothing_is_created_where_no_study_was_started(
 def test_auto_makes_the_checkpoints_that_count_and_changes_no_result(finished: Path, tmp_path: Path) -> None:
     """How often depends on the time it takes here; the checkpoint a trial's value is of is always there."""
     write_project(tmp_path)
-    assert tunesafe("run", "study.yaml", "--set", "checkpoint.every=auto", cwd=tmp_path).code == 0
+    assert tunesafe_here("run", "study.yaml", "--set", "checkpoint.every=auto", cwd=tmp_path).code == 0
     study, often = load_study(tmp_path / "study.yaml"), load_study(finished / "study.yaml")
     assert [trial.reports for trial in study.trials] == [trial.reports for trial in often.trials]
     assert [each.number for each in study.checkpoints().checkpoints if each.selected] == [0, 1, 2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.integration.cli_project import TRAIN, tunesafe, write_project
+from tests.integration.cli_project import TRAIN, tunesafe, tunesafe_here, write_project
 from tunesafe.api import load_study
 from tunesafe.cli import main
 
@@ -86,6 +86,6 @@ def test_a_study_of_names_with_dots_spaces_and_letters_of_any_script(
     }  # fmt: skip
     assert json.loads((folder / "out" / "trial.json").read_text())["parameters"] == dict(trials[0].params)
 
-    again = tunesafe("run", "study.yaml", *SETTINGS, cwd=folder)
+    again = tunesafe_here("run", "study.yaml", *SETTINGS, cwd=folder)
     assert again.code == 0, again.err
     assert again.err.splitlines()[-1].startswith("nothing to do: 4 trials")

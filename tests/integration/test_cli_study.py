@@ -17,7 +17,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.cli_project import STUDY, TRAIN, Run, command, environment, tunesafe, write_project
+from tests.integration.cli_project import (
+    STUDY,
+    TRAIN,
+    Run,
+    command,
+    environment,
+    tunesafe,
+    tunesafe_here,
+    write_project,
+)
 from tunesafe.api import load_study
 from tunesafe.cli import main
 
@@ -182,8 +191,8 @@ def test_best_of_a_study_without_a_complete_trial_says_so(
     """A study in the same database under a new name has none yet."""
     said(capsys, "status", f"sqlite:///{project}/tiny.db#other", code=3)
     write_project(tmp_path, study=STUDY, train=TRAIN.replace("loss=F", "loss=float('nan') * F"))
+    assert tunesafe_here("run", "study.yaml", cwd=tmp_path).code == 1
     monkeypatch.chdir(tmp_path)
-    assert ran(capsys, "run", "study.yaml").code == 1
     said(capsys, "best", "study.yaml", code=1)
     document = json.loads(said(capsys, "show", "study.yaml", "0", "--json"))
     assert document["state"] == "pruned"
@@ -223,7 +232,7 @@ def test_export_of_damaged_weights_ends_with_4(
     shutil.copy(finished[0] / "tiny.db", tmp_path)
     connection = sqlite3.connect(tmp_path / "tiny.db")
     connection.execute(
-        "UPDATE tunesafe_blob_chunks SET data = CAST(X'01' || SUBSTR(data, 2) AS BLOB) WHERE LENGTH(data) = 4"
+        "UPDATE tunesafe_blob_chunks SET data = CAST(X'01' || SUBSTR(data, 2) AS BLOB) WHERE LENGTH(data) = 128"
     )
     connection.commit()
     connection.close()
@@ -326,7 +335,7 @@ def test_a_project_of_init_runs(
     pytest.importorskip("sklearn")
     said(capsys, "init", str(tmp_path / "project"))
     monkeypatch.chdir(tmp_path / "project")
-    run = ran(capsys, "run", "study.yaml", "--set", "n_trials=2")
+    run = tunesafe_here("run", "study.yaml", "--set", "n_trials=2", cwd=Path())
     assert run.code == 0, run.err
     runpy.run_path("train.py", run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) == 6

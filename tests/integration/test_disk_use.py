@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import tunesafe, write_project
+from tests.integration.cli_project import tunesafe_here, write_project
 from tunesafe.api import load_study
 
 STUDY = """\
@@ -53,7 +53,7 @@ def on_disk(folder: Path) -> int:
 def check(folder: Path, num_trials: int, num_kept: int, finished: str) -> None:
     """Run the study, most of whose trials are pruned or displaced; weigh what is left."""
     write_project(folder, STUDY.format(num_trials=num_trials, num_kept=num_kept, finished=finished), TRAIN)
-    run = tunesafe("run", "study.yaml", cwd=folder)
+    run = tunesafe_here("run", "study.yaml", cwd=folder)
     assert run.code == 0, run.err
     study = load_study(folder / "study.yaml")
     found = study.checkpoints()

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from tests.architecture.source import ROOT
+from tests.working_here import working_here
 from tunesafe import FixedTrial, load_study
 from tunesafe.cli import main
 
@@ -57,7 +58,8 @@ def test_every_example_is_tried() -> None:
 def test_a_study_of_the_repository_runs(name: str, tmp_path: Path) -> None:
     """To its end, and every complete trial has consumed the same number of examples."""
     file = copied(name, tmp_path)
-    assert run(file, "n_trials=2", *SMALL[name]) == 0
+    with working_here():
+        assert run(file, "n_trials=2", *SMALL[name]) == 0
     trials = load_study(file).trials
     assert [trial.number for trial in trials] == [0, 1]
     status = load_study(file).status()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import STUDY, Run, command, environment, tunesafe, write_project
+from tests.integration.cli_project import STUDY, Run, command, environment, tunesafe, tunesafe_here, write_project
 
 IN_A_READ_ONLY_MOUNT = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && cd "$0" && exec "$@"'
 
@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny study, run to its end."""
     folder = tmp_path_factory.mktemp("finished")
     write_project(folder)
-    assert tunesafe("run", "study.yaml", cwd=folder).code == 0
+    assert tunesafe_here("run", "study.yaml", cwd=folder).code == 0
     return folder
 
 

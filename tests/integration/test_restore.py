@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import STUDY, TRAIN, tunesafe, write_project
-from tests.s3 import SECRET
+from tests import gcs_server, s3
+from tests.integration.cli_project import STUDY, TRAIN, tunesafe, tunesafe_here, write_project
 from tunesafe.api import restoring
 from tunesafe.errors import StorageError
 from tunesafe.spec import load_spec
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 def copied(folder: Path, place: str, study: str = STUDY) -> Path:
     """The second place of a study that has run to its end; what is left of its machine is the place."""
     file = write_project(folder, f"{study}backup: {place}  # a second place\n")
-    run = tunesafe("run", file, cwd=folder)
+    run = tunesafe_here("run", file, cwd=folder)
     assert run.code == 0, run.err
     return file
 
@@ -47,15 +47,15 @@ def test_a_finished_study_is_brought_back_whole(tmp_path: Path) -> None:
     new = tmp_path / "new" / "study.yaml"
     assert new.read_text() == old.read_text()
     assert (tmp_path / "new" / "train.py").read_text() == (tmp_path / "old" / "train.py").read_text()
-    before, after = (json.loads(tunesafe("status", file, "--json", cwd=tmp_path).out) for file in (old, new))
+    before, after = (json.loads(tunesafe_here("status", file, "--json", cwd=tmp_path).out) for file in (old, new))
     assert after["best"] == before["best"]
     assert after["trials"] == before["trials"]
     again = tunesafe("run", new, cwd=tmp_path)
     assert (again.code, again.err.splitlines()[-1][:13]) == (0, "nothing to do")
     for file, folder in ((old, "a"), (new, "b")):
-        assert tunesafe("export", file, "-o", folder, cwd=tmp_path).code == 0
+        assert tunesafe_here("export", file, "-o", folder, cwd=tmp_path).code == 0
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
-    status = tunesafe("status", new, cwd=tmp_path).out
+    status = tunesafe_here("status", new, cwd=tmp_path).out
     assert "newest copy" in status
     assert "1 times it was brought back from its second place" in status
 
@@ -96,7 +96,7 @@ def test_places_that_have_changed_are_adapted_in_the_study_file(tmp_path: Path) 
     new = tmp_path / "deep" / "new" / "study.yaml"
     expected = old.read_text().replace(f"'sqlite:///{elsewhere}/x.db'", '"sqlite:///x.db"')
     assert new.read_text() == expected.replace("../place", f'"file://{tmp_path}/place"')
-    again = tunesafe("run", new, cwd=tmp_path)
+    again = tunesafe_here("run", new, cwd=tmp_path)
     assert again.code == 0, again.err
     assert f"storage sqlite:///{tmp_path}/deep/new/x.db" in again.err
 
@@ -107,7 +107,7 @@ def test_a_database_in_a_folder_of_its_own_is_brought_back_there(tmp_path: Path)
     copied(tmp_path / "old", str(tmp_path / "place"), STUDY + "storage: sqlite:///data/x.db\n")
     assert tunesafe("restore", "place", "new", cwd=tmp_path).code == 0
     assert (tmp_path / "new" / "data" / "x.db").exists()
-    assert tunesafe("run", "new/study.yaml", cwd=tmp_path).code == 0
+    assert tunesafe_here("run", "new/study.yaml", cwd=tmp_path).code == 0
 
 
 def test_what_cannot_be_restored_is_one_message_and_changes_nothing(tmp_path: Path) -> None:
@@ -235,34 +235,50 @@ def test_a_server_is_for_its_own_backup(tmp_path: Path) -> None:
         assert "hush" not in run.err
 
 
-def test_an_object_store_brings_a_study_back(tmp_path: Path, s3_url: str) -> None:
-    """As a folder does; a key is shown nowhere."""
-    copied(tmp_path / "old", s3_url)
-    run = tunesafe("restore", s3_url, "new", cwd=tmp_path)
+@pytest.fixture(params=[pytest.param("s3", marks=pytest.mark.s3), "gcs"])
+def object_store(request: pytest.FixtureRequest) -> str:
+    """URL of an empty prefix in an object store of every kind in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+def test_an_object_store_brings_a_study_back(tmp_path: Path, object_store: str) -> None:
+    """As a folder does, and it goes on as if it had never been away; a key is shown nowhere."""
+    copied(tmp_path / "old", object_store, STUDY.replace("n_trials: 3", "n_trials: 2"))
+    run = tunesafe("restore", object_store, "new", cwd=tmp_path)
     assert run.code == 0, run.err
-    again = tunesafe("run", "new/study.yaml", cwd=tmp_path)
+    again = tunesafe_here("run", "new/study.yaml", "--set", "n_trials=3", cwd=tmp_path)
     assert again.code == 0, again.err
     assert "backup_" not in again.err
     status = tunesafe("status", "new/study.yaml", cwd=tmp_path).out
-    assert f"backup  {s3_url}: newest copy" in status
-    assert SECRET not in run.err + again.err + status
+    assert f"backup  {object_store}: newest copy" in status
+    assert not [secret for secret in (s3.SECRET, gcs_server.SECRET) if secret in run.err + again.err + status]
+    alone = write_project(tmp_path / "alone", STUDY)
+    assert tunesafe_here("run", alone, cwd=tmp_path).code == 0
+    for number in (1, 2):  # one that was brought back, and the one that came after
+        for file, folder in (("new/study.yaml", f"a{number}"), (alone, f"b{number}")):
+            exported = tunesafe_here("export", file, "--trial", str(number), "-o", folder, cwd=tmp_path)
+            assert exported.code == 0, exported.err
+        weights = [(tmp_path / f"{each}{number}/model.safetensors").read_bytes() for each in "ab"]
+        assert weights[0] == weights[1]
 
 
 def test_an_object_store_that_is_away_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The study runs to its end; the failure is an event without a key in it."""
-    pytest.importorskip("obstore")
-    for name, value in (("ACCESS_KEY_ID", "tester"), ("SECRET_ACCESS_KEY", SECRET), ("REGION", "us-east-1")):
+    objects = pytest.importorskip("tunesafe.store.objects")
+    monkeypatch.setattr(objects, "_PAUSE_SECONDS", 0.01)  # it fails before the study's patience with it is over
+    for name, value in (("ACCESS_KEY_ID", "tester"), ("SECRET_ACCESS_KEY", s3.SECRET), ("REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    file = write_project(tmp_path, f"{STUDY}backup: s3://bucket/x\nstorage_timeout: 3\n")
-    run = tunesafe("run", file, cwd=tmp_path)
+    file = write_project(tmp_path, f"{STUDY}backup: s3://bucket/x\nstorage_timeout: 1\n")
+    run = tunesafe_here("run", file, cwd=tmp_path)
     assert run.code == 0, run.err
     assert "event backup_failed" in run.err
     assert "event backup_unfinished" in run.err
-    status = tunesafe("status", file, cwd=tmp_path).out
+    status = tunesafe_here("status", file, cwd=tmp_path).out
     assert "nothing copied yet; fails since" in status
-    assert SECRET not in run.err + status
+    assert s3.SECRET not in run.err + status
 
 
 def test_a_missing_library_is_named_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,25 +293,25 @@ def test_a_missing_library_is_named_before_anything_is_begun(tmp_path: Path, mon
     assert not (tmp_path / "project" / "tiny.db").exists()
 
 
-def test_large_states_may_be_elsewhere(tmp_path: Path, s3_url: str) -> None:
+def test_large_states_may_be_elsewhere(tmp_path: Path, object_store: str) -> None:
     """In an object store: the folder holds a small database and no packs; what is exported is what was trained."""
-    large = "optimizer=optimizer, large={'zeros': torch.full((500_000,), float(trial.number))})"
-    train = TRAIN.replace("optimizer=optimizer)", large)
-    file = write_project(tmp_path, f"{STUDY}blobs: {s3_url}\n", train)
-    run = tunesafe("run", file, cwd=tmp_path)
+    large = "model=model, large={'zeros': torch.full((500_000,), float(trial.number))})"
+    train = TRAIN.replace("model=model)", large)
+    file = write_project(tmp_path, f"{STUDY}blobs: {object_store}\n", train)
+    run = tunesafe_here("run", file, cwd=tmp_path)
     assert run.code == 0, run.err
     assert not (tmp_path / "tiny.db.packs").exists()
     assert (tmp_path / "tiny.db").stat().st_size < 1_000_000
-    verified = tunesafe("checkpoints", "verify", file, cwd=tmp_path)
+    verified = tunesafe_here("checkpoints", "verify", file, cwd=tmp_path)
     assert (verified.code, "intact" in verified.err) == (0, True)
-    listed = json.loads(tunesafe("checkpoints", "list", file, "--json", cwd=tmp_path).out)
+    listed = json.loads(tunesafe_here("checkpoints", "list", file, "--json", cwd=tmp_path).out)
     assert listed["checkpoints"]
     assert listed["checkpoints"][0]["bytes"] > 2_000_000
-    assert listed["blobs"] == s3_url
-    page = tunesafe("checkpoints", "list", file, cwd=tmp_path).out
-    assert f" at {s3_url}" in page
+    assert listed["blobs"] == object_store
+    page = tunesafe_here("checkpoints", "list", file, cwd=tmp_path).out
+    assert f" at {object_store}" in page
     assert "beside" not in page
-    assert f"large checkpoints at {s3_url}" in tunesafe("status", file, cwd=tmp_path).out
+    assert f"large checkpoints at {object_store}" in tunesafe_here("status", file, cwd=tmp_path).out
 
 
 def test_a_place_for_large_states_that_cannot_be_used_is_known_at_the_start(tmp_path: Path) -> None:

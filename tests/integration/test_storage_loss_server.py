@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.lossy import optuna_trials
 from tests.integration.workers_project import Command, Project, started, wait_for
+from tests.plain_optuna import optuna_trials
 from tests.servers import PASSWORD, Server
 from tunesafe.store import records
 

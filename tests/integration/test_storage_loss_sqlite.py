@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.integration.lossy import optuna_trials
 from tests.integration.workers_project import Project, started
+from tests.plain_optuna import optuna_trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import STUDY, TRAIN, tunesafe, write_project
+from tests.integration.cli_project import STUDY, TRAIN, tunesafe, tunesafe_here, write_project
 from tests.integration.workers_project import Project, is_running, started, wait_for
 
 pytestmark = pytest.mark.timeout(240)
@@ -48,10 +48,14 @@ elif trial.number == 7 and first:
 """
 
 
+IMPATIENT = "from tunesafe.executors import crew; crew._AFTER_GOODBYE_SECONDS = 1.0"
+"""A worker whose thread outlives its work is not waited for as long as in earnest."""
+
+
 def test_whatever_user_code_does_to_its_process_costs_no_other_trial_anything(tmp_path: Path) -> None:
     """Poison trials fail by the rule of retries, all others complete, and nothing is left running."""
     project = Project.make(tmp_path, act=MISBEHAVE, n_trials=8, more="retries: 2")
-    with started(project, "-w", "2") as run:
+    with started(project, "-w", "2", first=IMPATIENT) as run:
         assert run.wait() == 0, run.words
         assert run.workers() == []
     assert project.phases() == ["told"] * 8, run.words
@@ -73,7 +77,7 @@ def test_data_that_changed_their_length_are_refused_at_their_place_in_the_study_
     """The worker that finds it knows the key, the supervisor its line; no trial ends over it."""
     study = STUDY.replace("budget: {examples: 64,", "budget: {passes: 2,").replace("n_trials: 3", "n_trials: 1")
     write_project(tmp_path, study=study)
-    assert tunesafe("run", "study.yaml", cwd=tmp_path).code == 0
+    assert tunesafe_here("run", "study.yaml", cwd=tmp_path).code == 0
     write_project(tmp_path, study=study.replace("n_trials: 1", "n_trials: 2"), train=TRAIN.replace("32", "33"))
     run = tunesafe("run", "study.yaml", "--accept-changes", cwd=tmp_path)
     assert run.code == 2

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tests.integration.cli_project import command, environment
+from tests.plain_optuna import optuna_trials
 from tunesafe.contracts import Event, TrialRow
 from tunesafe.store import claims, events, studies
 from tunesafe.store.engine import database_now, read_only_engine, reading
@@ -65,24 +66,30 @@ def hold(name):
 def train(trial):
     x = torch.arange(32.0).reshape(32, 1) / 32
     model = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=trial.params["lr"])
-    trial.track(model=model, optimizer=optimizer)
+    trial.track(model=model)
     for epoch in trial.virtual_epochs((x, 2 * x)):
         for inputs, targets in epoch:
             note(trial, len(inputs))
             act(trial, trial.examples_seen)
-            loss = F.mse_loss(model(inputs), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(model, F.mse_loss(model(inputs), targets), trial.params["lr"])
         with torch.no_grad():
             trial.report(loss=F.mse_loss(model(x), 2 * x))
+
+
+def descend(model, loss, lr):
+    weights = list(model.parameters())
+    with torch.no_grad():
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
+            weight -= lr * gradient
 
 
 def act(trial, seen):
     hold(f"hold-{trial.number}-{seen}")
 """
-"""User code that waits in a batch while the file ``hold-NUMBER-EXAMPLES`` is there."""
+"""User code that waits in a batch while the file ``hold-NUMBER-EXAMPLES`` is there.
+
+Descends by hand: the first optimizer of a process imports a compiler, and here is many a process.
+"""
 
 
 @dataclass(frozen=True)
@@ -186,10 +193,7 @@ class Project:
 
     def optuna_states(self) -> list[tuple[int, str]]:
         """Every trial's number and state, as plain Optuna has it."""
-        import optuna
-
-        study = optuna.load_study(study_name="crew", storage=self.storage)
-        return [(trial.number, trial.state.name) for trial in study.get_trials(deepcopy=False)]
+        return [(trial.number, trial.state.name) for trial in optuna_trials(self.storage, "crew")]
 
 
 class Command:
@@ -220,12 +224,17 @@ class Command:
 
 
 @contextmanager
-def started(project: Project, *options: str, name: str = "command", **environ: str) -> Iterator[Command]:
-    """Start ``tunesafe run study.yaml``; it ends with the block."""
+def started(
+    project: Project, *options: str, name: str = "command", first: str = "", **environ: str
+) -> Iterator[Command]:
+    """Start ``tunesafe run study.yaml``, in its process some code of the test's ``first``; it ends with the block."""
+    words = command("run", "study.yaml", *options)
+    if first:
+        words[1:3] = ["-c", f"{first}\nfrom tunesafe.cli import main\nmain()"]
     log = project.folder / f"{name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command("run", "study.yaml", *options),
+            words,
             cwd=project.folder,
             env=environment() | environ,
             stdin=subprocess.DEVNULL,

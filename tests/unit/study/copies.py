@@ -89,7 +89,7 @@ class Bench:
 
     def check_whole(self) -> list[bytes]:
         """Everything the pointer names is there and verified; the newest checkpoint's tensors."""
-        pointer, folder = self.pointer, self.depot.path.with_name("check")
+        pointer, folder = self.pointer, self.beside.path.with_name("check")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         database = folder / "copy.db"
