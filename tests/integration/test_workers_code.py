@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,57 @@ def test_whatever_user_code_does_to_its_process_costs_no_other_trial_anything(tm
     assert [row.attempt for row in project.rows()] == [2, 2, 1, 1, 1, 2, 1, 1]
     forked = int((tmp_path / "forked.pid").read_text())
     wait_for(lambda: not is_running(forked))
+
+
+SUDDEN = """
+if trial.number == 0 and seen == 8 and trial.attempt <= DEATHS:
+    if trial.attempt == 1:
+        os.kill(os.getppid(), signal.SIGSTOP)
+    os._exit(1)
+hold(f"hold-{trial.number}-{seen}")
+"""
+"""Trial 0 dies, the first time while its supervisor can count nothing."""
+
+
+def test_no_colleague_takes_a_dead_workers_trial_before_its_death_is_counted(tmp_path: Path) -> None:
+    """With two deaths allowed nobody dies of it a third time, however late the supervisor is."""
+    project = Project.make(tmp_path, act=SUDDEN.replace("DEATHS", "9"), n_trials=3, more="retries: 2")
+    for number in range(3):
+        project.hold(number)
+    with started(project, "-w", "3") as run:
+        for number in range(3):
+            project.wait_until_held(number)
+        for number in range(3):
+            project.let_go(number)
+        wait_for(lambda: project.phases() == ["claimed", "told", "told"])
+        time.sleep(2.5)  # the others look for work every second
+        assert project.events("reclaimed") == []
+        run.signal(signal.SIGCONT)
+        assert run.wait() == 0, run.words
+    assert [row.attempt for row in project.rows()] == [2, 1, 1]
+    assert [event.details["deaths"] for event in project.events("died")] == [1, 2]
+    assert dict(project.optuna_states()) == {0: "FAIL", 1: "COMPLETE", 2: "COMPLETE"}
+
+
+def test_a_death_counts_although_another_commands_worker_has_taken_the_trial(tmp_path: Path) -> None:
+    """That command knows nothing of the first one's supervisor, and does not wait for it."""
+    project = Project.make(tmp_path, act=SUDDEN.replace("DEATHS", "1"), n_trials=1, more="retries: 2")
+    project.hold(0)
+    project.hold(0, 8)
+    with ExitStack() as commands:
+        first = commands.enter_context(started(project, "-w", "1"))
+        project.wait_until_held(0)
+        second = commands.enter_context(started(project, "-w", "1", name="second"))
+        project.let_go(0)
+        assert project.wait_until_held(0, 8) in second.workers()
+        assert project.events("died") == []
+        first.signal(signal.SIGCONT)
+        wait_for(lambda: project.events("died"))
+        project.let_go(0, 8)
+        assert (first.wait(), second.wait()) == (0, 0), first.words + second.words
+    assert [event.details["deaths"] for event in project.events("died")] == [1]
+    assert [row.attempt for row in project.rows()] == [2]
+    assert project.optuna_states() == [(0, "COMPLETE")]
 
 
 def test_data_that_changed_their_length_are_refused_at_their_place_in_the_study_file(tmp_path: Path) -> None:

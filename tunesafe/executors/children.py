@@ -144,12 +144,18 @@ class Child:
 
     def bury(self) -> str:
         """Wait for its end, and end what a death left behind; returns how it came, in words."""
-        if self.goodbye is None:
-            self.kill()  # while it is not waited for, its pid and its group are nobody else's
-        code = self.process.wait()
+        how = self.cause_of_death()
+        self.process.wait()
         assert self.process.stdin is not None, "started with a pipe"
         with suppress(BrokenPipeError):
             self.process.stdin.close()
+        return how
+
+    def cause_of_death(self) -> str:
+        """The same without burying it: until then its colleagues leave its trial alone."""
+        if self.goodbye is None:
+            self.kill()  # while it is not waited for, its pid and its group are nobody else's
+        code = _exit_code(self.process)
         if self.killed_because is not None:
             return self.killed_because
         if code >= 0:
@@ -162,7 +168,7 @@ class Child:
     @property
     def was_killed_from_outside(self) -> bool:
         """Whether it died of a signal that programs do not send themselves by mistake."""
-        return self.process.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+        return _exit_code(self.process) in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 def _listen(child: Child, descriptor: int, hear: Callable[[Heard | Died], None]) -> None:
@@ -193,6 +199,18 @@ def _has_ended(pid: int, options: int = 0) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | options) is not None
     except ChildProcessError:  # who runs us ignores SIGCHLD: the kernel has waited for it
         return True
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    """How it ended, negative for a signal, once it has; it stays to be waited for."""
+    if process.returncode is not None:
+        return process.returncode
+    try:
+        end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # who runs us ignores SIGCHLD: nobody will know
+        return process.wait()
+    assert end is not None, "waited for without WNOHANG"
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
 
 def _pipe() -> tuple[int, int]:

@@ -161,9 +161,7 @@ class Crew:
 
     def _look(self, overseer: Overseer) -> None:
         self._looked_at = monotonic()
-        unrecorded, self._unrecorded = self._unrecorded, []
-        for death in unrecorded:
-            self._record(death, overseer)
+        self._record_waiting(overseer)
         self._complete(overseer)
 
     def _complete(self, overseer: Overseer) -> None:
@@ -190,20 +188,23 @@ class Crew:
                 self._endings.timed_out = True
 
     def _ended(self, child: Child, overseer: Overseer, watch: Callable[[Notice], None]) -> None:
-        how = child.bury()
+        if child.goodbye is None and not self._leaving:
+            self._died(child, overseer, watch)
+            return
+        child.bury()
         if self._leaving:
             return
         match child.goodbye:
-            case None:
-                self._died(child, how, overseer, watch)
             case LeftWork(why="lease lost", detail=detail):
                 self._lost(child, LeaseLostError(detail))
             case LeftWork(why="study changed" | "preempted"):  # it alone had a signal: its place is free
                 self._replace(child)
 
-    def _died(self, child: Child, how: str, overseer: Overseer, watch: Callable[[Notice], None]) -> None:
+    def _died(self, child: Child, overseer: Overseer, watch: Callable[[Notice], None]) -> None:
+        how = child.cause_of_death()
         number, fence = child.holds or (None, None)
         details = self._record(Death(child.process.pid, how, number, fence), overseer)
+        child.bury()  # only now: until then its colleagues leave the trial to us
         watch(Notice("event", number, {"event": "died", **details}))
         if child.holds is None:
             self._endings.num_stillborn += 1
@@ -213,11 +214,18 @@ class Crew:
         self._replace(child)
 
     def _record(self, death: Death, overseer: Overseer) -> dict[str, Any]:
-        try:
-            return overseer.record_death(death)
-        except StorageError:  # its workers wait for the database; we try again with every look
-            self._unrecorded.append(death)
-            return {"how": death.how}
+        self._unrecorded.append(death)
+        return self._record_waiting(overseer) or {"how": death.how}
+
+    def _record_waiting(self, overseer: Overseer) -> dict[str, Any]:
+        """Record what is not yet, in its order; returns the last one's details, if there was one and it is kept."""
+        details: dict[str, Any] = {}
+        with suppress(StorageError):  # its workers wait for the database; we try again with every look
+            while self._unrecorded:
+                details = overseer.record_death(self._unrecorded[0])
+                del self._unrecorded[0]
+            return details
+        return {}
 
     def _lost(self, child: Child, error: LeaseLostError) -> None:
         """One that lost its trial works on another, unless all of them have lost theirs."""

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tunesafe.contracts import Owner
 
-__all__ = ["is_provably_dead", "this_process"]
+__all__ = ["is_provably_dead", "is_zombie_of", "this_process"]
 
-_STATE, _START_TIME = 0, 19  # of /proc/PID/stat, after the command's name
+_STATE, _PARENT, _START_TIME = 0, 1, 19  # of /proc/PID/stat, after the command's name
 _DEAD_STATES = {"Z", "X"}
 
 
@@ -59,6 +59,12 @@ def is_provably_dead(owner: Owner) -> bool:
     except OSError:
         return False
     return False
+
+
+def is_zombie_of(owner: Owner, parent: int) -> bool:
+    """Whether a process of this host has ended and its parent, of this process id, has not taken note of it yet."""
+    stat = _stat(owner.pid)
+    return bool(stat) and stat[_STATE] == "Z" and int(stat[_PARENT]) == parent
 
 
 def _stat(pid: int) -> list[str]:

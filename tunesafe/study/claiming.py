@@ -44,13 +44,15 @@ class Claimant:
     Args:
         opened: The study.
         owner: Who claims; this process by default.
+        supervisor: Process id of who counts the deaths of this worker and its colleagues, if anybody does.
     """
 
-    def __init__(self, opened: OpenStudy, owner: Owner | None = None) -> None:
+    def __init__(self, opened: OpenStudy, owner: Owner | None = None, *, supervisor: int | None = None) -> None:
         self._opened, self._engine, self._storage = opened, opened.engine, opened.storage
         self._uuid, self._spec = opened.row.uuid, opened.spec
         self._patience = opened.patience
         self._owner = owner or identity.this_process()
+        self._supervisor = supervisor
         self._unheard: dict[int, float] | None = None
 
     def claim(self) -> Claim | None:
@@ -106,6 +108,15 @@ class Claimant:
         ours = (self._owner.machine_id, self._owner.boot_id, self._owner.pid_namespace)
         return (owner.machine_id, owner.boot_id, owner.pid_namespace) == ours
 
+    def _is_to_be_counted(self, row: TrialRow) -> bool:
+        """Whether a trial's owner is a colleague whose death our supervisor has yet to count.
+
+        It may be the last death allowed: whoever took the trial before that would die of it once more.
+        """
+        if self._supervisor is None or row.owner is None:
+            return False
+        return self._is_here(row.owner) and identity.is_zombie_of(row.owner, self._supervisor)
+
     def _claimed_before(self, connection: Connection, token: str) -> Claim | None:
         return claims.find_token(connection, self._uuid, token) if self._patience.repeating else None
 
@@ -156,7 +167,7 @@ class Claimant:
         # Where the database was away, the living could not renew: the dead are known, the others get a moment.
         now = database_now(connection) - self._patience.forbearance_seconds
         for row in claims.claimable(connection, self._uuid):
-            if not claims.is_takeable(row, now):
+            if not claims.is_takeable(row, now) or (row.lease_expires_at > now and self._is_to_be_counted(row)):
                 continue
             claim = claims.retake(connection, self._uuid, row, self._owner, self._spec.lease, token)
             if claim is not None:

@@ -58,6 +58,7 @@ class Worker:
         watch: Told what happens.
         folder: Where files beside the database are kept: artifacts, what trackers write.
         index: Which of several workers this is, 0-based; deals out devices.
+        supervisor: Process id of who counts this worker's death, if anybody does.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class Worker:
         folder: Path,
         *,
         index: int = 0,
+        supervisor: int | None = None,
     ) -> None:
         self._opened, self._trainable, self._signals = opened, trainable, signals
         self._observer = watch
         self._folder, self._index = folder, index
         self._spec = opened.spec
-        self._claimant = Claimant(opened)
+        self._claimant = Claimant(opened, supervisor=supervisor)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
         packs = packs_of(opened.engine.url, opened.row.uuid, opened.spec.blobs)
         small_bytes = opened.spec.checkpoint.in_database or 0

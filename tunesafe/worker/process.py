@@ -133,7 +133,9 @@ def _attach_and_work(job: Job, train: Callable[..., Any], channel: _Channel, sig
         raise Preempted(signals.reason)
     folder = Path(job.folder)
     with attach_study(job.storage, job.name, folder, job.fingerprint, judges, job.storage_timeout) as opened:
-        worker = Worker(opened, lambda: train, signals, channel.send, folder, index=job.index)
+        worker = Worker(
+            opened, lambda: train, signals, channel.send, folder, index=job.index, supervisor=job.supervisor
+        )
         if opened.spec.stall_timeout is not None:
             interval = min(opened.spec.stall_timeout / 4, 1.0)
             threading.Thread(target=_pulse, args=(worker, channel, interval), daemon=True).start()

@@ -10,7 +10,7 @@ import pytest
 
 from tunesafe.contracts import Owner
 from tunesafe.store import identity
-from tunesafe.store.identity import is_provably_dead, this_process
+from tunesafe.store.identity import is_provably_dead, is_zombie_of, this_process
 
 SAY_WHO = """
 import json
@@ -43,11 +43,15 @@ def test_a_process_is_alive_then_a_zombie_then_gone(child: subprocess.Popen[str]
     """A killed child that nobody has waited for is dead already: it will never write again."""
     owner = owner_of(child)
     assert not is_provably_dead(owner)
+    assert not is_zombie_of(owner, os.getpid())
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert is_provably_dead(owner)
+    assert is_zombie_of(owner, os.getpid())
+    assert not is_zombie_of(owner, os.getppid()), "its parent is another"
     child.communicate()
     assert is_provably_dead(owner)
+    assert not is_zombie_of(owner, os.getpid())
 
 
 def test_a_pid_that_belongs_to_another_process_now_proves_death() -> None:
