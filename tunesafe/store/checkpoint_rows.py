@@ -70,7 +70,7 @@ def infos_of(connection: Connection, uuid: str, number: int | None) -> list[Chec
 
 def standing(connection: Connection, uuid: str, number: int) -> tuple[float, list[CheckpointInfo]]:
     """The database's time [seconds since the epoch], and the checkpoints of a trial, newest first: in one question."""
-    rows = connection.execute(_STANDING, {"uuid": uuid, "trial": number}).all()
+    rows = run(connection, _STANDING, {"uuid": uuid, "trial": number}).all()
     return float(rows[0].now), [_info_of(row) for row in rows if row.checkpoint_id is not None]
 
 

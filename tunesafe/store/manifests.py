@@ -170,9 +170,9 @@ def manifest_of(snapshot: Snapshot, composed: Composed) -> str:
     index = {name: position for position, name in enumerate(segments)}
     entries = []
     for tensor, name in zip(snapshot.tensors, composed.names, strict=True):
-        entry = f'{_head(tensor.path, tensor.dtype, tensor.shape)}, "{name}", {tensor.data.nbytes}'
         slot = slots.get(name)
-        entries.append(f"[{entry}]" if slot is None else f"[{entry}, {index[slot.segment]}, {slot.offset}]")
+        place = "" if slot is None else f", {index[slot.segment]}, {slot.offset}"
+        entries.append(f'[{_head(tensor.path, tensor.dtype, tensor.shape)}, "{name}", {tensor.data.nbytes}{place}]')
     members = [
         f'"structure": ["{composed.structure}", {len(snapshot.structure.encode("utf-8", "surrogatepass"))}]',
         f'"tensors": [{", ".join(entries)}]',

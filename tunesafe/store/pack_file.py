@@ -116,7 +116,9 @@ def _write_all(descriptor: int, name: str, contents: Iterable[Sequence[memoryvie
         padding = -end % ALIGNMENT
         num_bytes = sum(map(_NUM_BYTES, pieces))
         places.append(Place(name, end + padding, num_bytes))
-        waiting += [memoryview(bytes(padding)), *pieces]
+        if padding:
+            waiting.append(memoryview(bytes(padding)))
+        waiting += pieces
         end += padding + num_bytes
         if len(waiting) > _MOST_AT_ONCE - 2 or end - started > _WRITEBACK_BYTES:
             started = _flush(descriptor, waiting, started)

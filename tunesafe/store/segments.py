@@ -24,7 +24,7 @@ __all__ = ["SMALL_TENSOR_BYTES", "Arranged", "Layout", "Slot", "arrange", "owner
 SMALL_TENSOR_BYTES = 64 << 10
 """A tensor smaller than this may be merged: to write it takes about as long as to write its row."""
 _SEGMENT_BYTES = 4 << 20
-_PADDING = memoryview(bytes(ALIGNMENT))
+_PADDINGS = tuple(memoryview(bytes(count)) for count in range(ALIGNMENT))
 _LEAST_IN_USE = 0.9
 """What is left of a segment is named where it is if it is at least this part of it, so that little outlives its use."""
 
@@ -94,8 +94,9 @@ def arrange(
     changed: set[str] = set()
     moving: dict[str, list[int]] = {}
     done = {*before.hashes.values()}
+    known = before.hashes
     for index, (tensor, name) in enumerate(zip(tensors, names, strict=True)):
-        if name in done or tensor.path not in before.hashes:
+        if name in done or tensor.path not in known:
             continue
         done.add(name)
         changed.add(name)
@@ -110,8 +111,8 @@ def arrange(
             name = state_hash(*pieces)
             segments[name] = pieces
             changed.add(name)
-            for index, offset in zip(indices, offsets, strict=False):
-                slots[names[index]] = Slot(name, offsets[-1], offset)
+            end = offsets.pop()
+            slots |= {names[index]: Slot(name, end, offset) for index, offset in zip(indices, offsets, strict=True)}
     return Arranged(slots, segments, frozenset(changed))
 
 
@@ -153,14 +154,14 @@ def _segments(indices: Iterable[int], views: Sequence[memoryview]) -> Iterator[l
 def _laid_out(views: Iterable[memoryview]) -> tuple[tuple[memoryview, ...], list[int]]:
     """A segment's bytes; where each piece is in it, and its end: aligned, for tensors are made in place."""
     pieces: list[memoryview] = []
-    offsets = [0]
+    offsets = [end := 0]
     for view in views:
         pieces.append(view)
-        num_bytes = view.nbytes
-        padding = -num_bytes % ALIGNMENT
-        if padding:
-            pieces.append(_PADDING[:padding])
-        offsets.append(offsets[-1] + num_bytes + padding)
+        end += view.nbytes
+        if padding := -end % ALIGNMENT:
+            pieces.append(_PADDINGS[padding])
+            end += padding
+        offsets.append(end)
     return tuple(pieces), offsets
 
 
