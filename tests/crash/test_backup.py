@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.crash.command import command
-from tests.crash.harness import Check, Ended, Kill, Laboratory, Study, Survival
+from tests.crash.harness import Check, Ended, Kill, Laboratory, NotReachedError, Study, Survival
 from tests.crash.outcome import differences, flaws
 from tests.crash.places import COPYING, FETCHING
 from tests.crash.variations import ALL_IN_PACKS, BASE, Variation
@@ -199,7 +199,11 @@ def test_a_death_in_mid_upload_leaves_a_whole_copy_and_is_in_nobodys_way(
     study.run_and_die(Kill("finish.swept", 1))
     for passing in passings:
         before = set(machines.unfinished_uploads())
-        study.run_and_die(Kill("backup.sending", passing))
+        try:
+            study.run_and_die(Kill("backup.sending", passing))
+        except NotReachedError:  # a pack that is whole there is not sent again: so few parts are left
+            assert passing > 1
+            break
         new = set(machines.unfinished_uploads()) - before
         unfinished |= new
         there = {f"studies/one/{entry.name}" for entry in open_depot(machines.url).entries("packs")}
