@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tunesafe.errors import Preempted, StorageError, TunesafeError
+from tunesafe.store.memory import mapped_memory
 from tunesafe.trial.preemption import SignalWatch
 
 __all__ = ["CheckpointWriter"]
@@ -61,8 +62,11 @@ class CheckpointWriter:
         self._wait()
         self.check()
         if len(self._memory) < num_bytes:
-            # Not closed: views of it may be left. Shared, so that a fork does not make every page be copied again.
-            self._memory = mmap.mmap(-1, num_bytes)
+            # Not closed: views of it may be left.
+            self._memory = mapped_memory(num_bytes)
+            if hasattr(mmap, "MADV_DONTFORK"):
+                # A forked loader never looks into it, and need not make every page be copied again.
+                self._memory.madvise(mmap.MADV_DONTFORK)
         return memoryview(self._memory)
 
     def submit(self, write: Callable[[], object]) -> None:

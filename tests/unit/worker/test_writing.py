@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +158,22 @@ def test_what_is_no_error_of_ours_becomes_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(StorageError, match="can't start new thread"), CheckpointWriter(SignalWatch()) as writer:
         writer.submit(lambda: None)
+
+
+def is_mapped(place: int) -> bool:
+    """Whether there is memory of this process at an address."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = ([int(end, 16) for end in line.split()[0].split("-")] for line in lines)
+    return any(low <= place < high for low, high in spans)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTFORK"), reason="only Linux can leave memory out of a fork")
+def test_a_forked_loader_has_no_copy_of_the_snapshots_memory() -> None:
+    """Otherwise every page of it would be copied once more while the loader lives."""
+    with CheckpointWriter(SignalWatch()) as writer:
+        memory = writer.memory(1 << 20)
+        memory[:4] = b"mine"
+        assert is_mapped(address(memory))
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            assert not pool.apply(is_mapped, (address(memory),))
+        assert memory[:4] == b"mine"
