@@ -37,12 +37,13 @@ from tunesafe.contracts import (
     Verdict,
 )
 from tunesafe.errors import LeaseLostError, SpecError, StorageError
-from tunesafe.store import blobs, claims, events, logs, records, studies
+from tunesafe.store import blobs, claims, events, logs, records, studies, tallies
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import database_now, read_only_engine, reading, writing
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
+from tunesafe.store.trial_rows import trial_row, trial_rows
 
 NAN, INF = float("nan"), float("inf")
 
@@ -80,9 +81,9 @@ def test_numbers_grow_and_shrink_at_their_free_end(engine: Engine) -> None:
         study = new_study(c, n_trials=5)
         claim(c, study, 2)
         assert studies.drop_free_numbers(c, study, 1) == 2
-        assert [row.number for row in claims.trial_rows(c, study)] == [0, 2]
+        assert [row.number for row in trial_rows(c, study)] == [0, 2]
         studies.ensure_numbers(c, study, 4)
-        assert [row.number for row in claims.trial_rows(c, study)] == [0, 1, 2, 3]
+        assert [row.number for row in trial_rows(c, study)] == [0, 1, 2, 3]
         assert studies.drop_free_numbers(c, new_study(c), 0) is None
 
 
@@ -113,7 +114,7 @@ def test_a_trial_goes_through_its_life_and_a_stale_fence_writes_nothing(engine: 
         assert (second.fence, second.attempt) == (2, 2)
         assert claims.retake(c, study, row, ELSEWHERE, LEASE) is None
         assert claims.find_token(c, study, first.token) is None
-        before = claims.trial_row(c, study, 0)
+        before = trial_row(c, study, 0)
     store = CheckpointStore(engine, study, packs_beside(engine.url))
     stale: list[Callable[[Connection], object]] = [
         lambda c: claims.check_fence(c, study, 0, 1),
@@ -132,19 +133,19 @@ def test_a_trial_goes_through_its_life_and_a_stale_fence_writes_nothing(engine: 
     with writing(engine) as c:
         assert claims.count_death(c, study, 0, 1) is None
         assert not claims.release(c, study, 0, 1)
-        assert str(claims.trial_row(c, study, 0)) == str(before)
+        assert str(trial_row(c, study, 0)) == str(before)
         assert not records.records_of(c, study, 0)
         claims.record_outcome(c, study, 0, 2, COMPLETE)
-        closing = claims.trial_row(c, study, 0)
+        closing = trial_row(c, study, 0)
         assert closing is not None
         assert (closing.phase, closing.outcome, closing.examples_seen) == (TrialPhase.CLOSING, COMPLETE, 20)
         claims.mark_told(c, study, 0, 2)
         claims.record_outcome(c, study, 0, 2, COMPLETE)
-        told = claims.trial_row(c, study, 0)
+        told = trial_row(c, study, 0)
         assert told is not None
         assert told.phase is TrialPhase.TOLD
         assert claims.retake(c, study, told, ELSEWHERE, LEASE) is None
-        assert claims.count_phases(c, study) == dict.fromkeys(TrialPhase, 0) | {TrialPhase.FREE: 2, TrialPhase.TOLD: 1}
+        assert tallies.count_phases(c, study) == dict.fromkeys(TrialPhase, 0) | {TrialPhase.FREE: 2, TrialPhase.TOLD: 1}
     assert not store.infos()
 
 
@@ -194,7 +195,7 @@ def test_deaths_count_until_there_is_progress(engine: Engine) -> None:
         claims.advance(c, study, 0, 1, 10)
         claims.advance(c, study, 0, 1, 5)
         assert claims.count_death(c, study, 0, 1) == 2
-        row = claims.trial_row(c, study, 0)
+        row = trial_row(c, study, 0)
         assert row is not None
         assert row.examples_seen == 10
 
@@ -255,7 +256,7 @@ def test_a_state_comes_back_bit_by_bit_and_equal_bytes_are_stored_once(engine: E
         sizes = c.execute(text("SELECT num_bytes FROM tunesafe_blobs ORDER BY num_bytes")).scalars().all()
         assert len(sizes) == len(set(tensors)) + 3
         assert sum(sizes) == len(large) + 3 + 1000 + 3 + len(state.structure.encode("utf-8", "surrogatepass")) + 2
-        row = claims.trial_row(c, study, 0)
+        row = trial_row(c, study, 0)
         assert row is not None
         assert row.examples_seen == 20
     store.remove([first.checkpoint_id])
@@ -353,6 +354,7 @@ from tests.unit.store.samples import ELSEWHERE
 from tunesafe.store import claims
 from tunesafe.store.engine import open_engine, writing
 from tunesafe.store.faults import TransientStorageError
+from tunesafe.store.trial_rows import trial_row
 
 url, study, n_trials = sys.argv[1], sys.argv[2], int(sys.argv[3])
 engine = open_engine(url)
@@ -361,7 +363,7 @@ for number in range(n_trials):
         try:
             with writing(engine) as connection:
                 claim = claims.claim_free(connection, study, number, n_trials, ELSEWHERE, 0.0)
-                row = claims.trial_row(connection, study, number)
+                row = trial_row(connection, study, number)
             with writing(engine) as connection:
                 retaken = claims.retake(connection, study, row, ELSEWHERE, 0.0)
             break
@@ -384,6 +386,6 @@ def test_processes_that_claim_at_once_never_hold_the_same_fence(database_url: st
     assert [claimer.returncode for claimer in claimers] == [0, 0, 0]
     assert len(taken) == len(set(taken))
     with reading(engine) as c:
-        fences = {row.number: row.fence for row in claims.trial_rows(c, study)}
+        fences = {row.number: row.fence for row in trial_rows(c, study)}
     assert len(taken) == sum(fences.values())
     assert all(fence >= 2 for fence in fences.values())

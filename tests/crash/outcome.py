@@ -60,9 +60,9 @@ def _trial(trial: Any) -> Outcome:
 
 
 def _ours(connection: Any, uuid: str, folder: Path) -> Outcome:
-    from tunesafe.store.claims import trial_rows
     from tunesafe.store.events import events_of
     from tunesafe.store.records import all_records
+    from tunesafe.store.trial_rows import trial_rows
 
     records: dict[str, list[str]] = {}
     for number, record in all_records(connection, uuid):

@@ -16,8 +16,9 @@ from sqlalchemy import Connection
 from tests.integration.cli_project import command, environment
 from tests.plain_optuna import optuna_trials
 from tunesafe.contracts import Event, TrialRow
-from tunesafe.store import claims, events, studies
+from tunesafe.store import events, studies
 from tunesafe.store.engine import database_now, read_only_engine, reading
+from tunesafe.store.trial_rows import trial_rows
 
 __all__ = ["Batch", "Command", "Project", "children_of", "is_running", "started", "wait_for"]
 
@@ -175,7 +176,7 @@ class Project:
 
     def rows(self) -> list[TrialRow]:
         """Every trial, by number."""
-        rows: list[TrialRow] = self.read(claims.trial_rows)
+        rows: list[TrialRow] = self.read(trial_rows)
         return rows
 
     def phases(self) -> list[str]:

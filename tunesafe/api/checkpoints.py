@@ -15,12 +15,13 @@ from sqlalchemy import Connection
 from tunesafe.api.stored import StoredStudy
 from tunesafe.contracts import CheckpointInfo
 from tunesafe.errors import DamagedError, SpecError, TunesafeError
-from tunesafe.store import claims, inventory
+from tunesafe.store import inventory
 from tunesafe.store.blobs import StoredBytes
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.manifests import TensorEntry, read_manifest, tensors_of
 from tunesafe.store.migrations import is_ours
 from tunesafe.store.retention import at_end_of
+from tunesafe.store.trial_rows import trial_rows
 
 __all__ = [
     "CheckpointContent",
@@ -227,7 +228,7 @@ def _selected(connection: Connection, uuid: str, infos: Sequence[CheckpointInfo]
         by_trial.setdefault(info.number, []).append(info)
     found = (
         at_end_of(by_trial.get(row.number, ()), row.outcome.selected_virtual_epoch)
-        for row in claims.trial_rows(connection, uuid)
+        for row in trial_rows(connection, uuid)
         if row.outcome is not None
     )
     return {info.checkpoint_id for info in found if info is not None}

@@ -12,7 +12,7 @@ from tunesafe.api.views import StudyStatus, TrialView, view_status, view_trial
 from tunesafe.contracts import CheckpointInfo, Event, LogChunk, Record, StoredState, TrialPhase
 from tunesafe.errors import SpecError, StorageError
 from tunesafe.spec import StudySpec
-from tunesafe.store import claims, events, logs, records, studies
+from tunesafe.store import events, logs, records, studies
 from tunesafe.store.backup_state import backups_beside
 from tunesafe.store.checkpoints import CheckpointStore
 from tunesafe.store.depot_urls import packs_of
@@ -20,6 +20,7 @@ from tunesafe.store.engine import database_now, read_only_engine, reading
 from tunesafe.store.migrations import is_ours
 from tunesafe.store.reading import summarise
 from tunesafe.store.tallies import count_events
+from tunesafe.store.trial_rows import trial_row, trial_rows
 from tunesafe.store.urls import canonical_url, display_url
 
 __all__ = ["NOTABLE", "StoredStudy", "study_in"]
@@ -107,7 +108,7 @@ class StoredStudy:
                 known.setdefault(number, []).append(record)
             return [
                 view_trial(trial, known.get(trial.number, ()), now)
-                for trial in claims.trial_rows(connection, row.uuid)
+                for trial in trial_rows(connection, row.uuid)
                 if trial.phase is not TrialPhase.FREE
             ]
 
@@ -118,7 +119,7 @@ class StoredStudy:
             SpecError: If the study has no such trial, or it has not begun.
         """
         with self.opened() as (connection, row):
-            trial = claims.trial_row(connection, row.uuid, number)
+            trial = trial_row(connection, row.uuid, number)
             if trial is None or trial.phase is TrialPhase.FREE:
                 raise SpecError(self._no_trial(connection, row, number))
             return view_trial(trial, records.records_of(connection, row.uuid, number), database_now(connection))
@@ -160,7 +161,7 @@ class StoredStudy:
             yield CheckpointStore(engine, uuid, packs_of(engine.url, uuid, self.spec().blobs))
 
     def _no_trial(self, connection: Connection, row: studies.StudyRow, number: int) -> str:
-        trials = claims.trial_rows(connection, row.uuid)
+        trials = trial_rows(connection, row.uuid)
         if any(trial.number == number for trial in trials):
             return f"trial {number} of study {self.name!r} has not begun"
         return f"study {self.name!r} has no trial {number}; its trials are 0 to {len(trials) - 1}"

@@ -13,6 +13,7 @@ Optuna, nothing that is ever unpickled.
     jsontext      values as JSON that comes back exactly
     studies       what is known of a study as a whole
     identity      which process this is, and whether another one is provably dead
+    trial_rows    what our row of a trial says, as a value and sealed
     claims        who may write to a trial: phases, leases, fences
     records       reports with their verdicts, written ahead
     blobs         bytes by hash; packs holds the large ones beside the database

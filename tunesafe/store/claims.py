@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import uuid as uuids
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, bindparam, case, func, select, update
+from sqlalchemy import Connection, Update, bindparam, case, select, update
 
-from tunesafe.contracts import Claim, Ending, Outcome, Owner, Parameter, TrialPhase, TrialRow
+from tunesafe.contracts import Claim, Outcome, Owner, Parameter, TrialPhase, TrialRow
 from tunesafe.errors import LeaseLostError
-from tunesafe.store import jsontext
 from tunesafe.store.engine import clock
 from tunesafe.store.identity import is_provably_dead
-from tunesafe.store.sealing import moment, real, row_intact, seal, unseal, whole
 from tunesafe.store.statements import run
 from tunesafe.store.tables import trials
+from tunesafe.store.trial_rows import outcome_json, owner_json, params_json, rows_in
 
 __all__ = [
     "advance",
@@ -30,26 +28,18 @@ __all__ = [
     "claim_free",
     "claimable",
     "count_death",
-    "count_phases",
-    "ending_of",
     "find_token",
     "held",
     "is_takeable",
     "mark_tidied",
     "mark_told",
     "new_token",
-    "outcome_of",
-    "owner_of",
-    "params_of",
-    "phase_of",
     "record_outcome",
     "release",
     "renew",
     "restart",
     "retake",
     "seal_params",
-    "trial_row",
-    "trial_rows",
     "unended",
     "unhold",
     "untidied",
@@ -113,7 +103,7 @@ def claimable(connection: Connection, uuid: str) -> list[TrialRow]:
 
     Ask ``is_takeable`` of each; a live owner's are among them.
     """
-    rows = _select_rows(connection, uuid, trials.c.phase.in_(_CLAIMABLE))
+    rows = rows_in(connection, uuid, _CLAIMABLE)
     return sorted(rows, key=lambda row: (_CLAIMABLE.index(row.phase), row.number))
 
 
@@ -185,7 +175,7 @@ def release(connection: Connection, uuid: str, number: int, fence: int) -> bool:
 
 def seal_params(connection: Connection, uuid: str, number: int, fence: int, params: Mapping[str, Parameter]) -> None:
     """Keep a trial's parameters once all are drawn. Raises ``LeaseLostError`` under a stale fence."""
-    _fenced(connection, uuid, number, fence, params_json=seal(params, "params", uuid, number))
+    _fenced(connection, uuid, number, fence, params_json=params_json(params, uuid, number))
 
 
 def advance(connection: Connection, uuid: str, number: int, fence: int, examples_seen: int) -> None:
@@ -232,7 +222,7 @@ def record_outcome(
         .where(trials.c.phase != TrialPhase.TOLD)
         .values(
             phase=phase,
-            outcome_json=_outcome_json(outcome, uuid, number),
+            outcome_json=outcome_json(outcome, uuid, number),
             ending=outcome.ending,
             value=outcome.value,
             examples_seen=outcome.examples_seen,
@@ -259,7 +249,7 @@ def mark_tidied(connection: Connection, uuid: str, number: int) -> None:
 
 def held(connection: Connection, uuid: str) -> list[TrialRow]:
     """Trials that raised and wait for what becomes of their streak, by number."""
-    return _select_rows(connection, uuid, trials.c.phase == TrialPhase.HELD)
+    return rows_in(connection, uuid, (TrialPhase.HELD,))
 
 
 def unhold(connection: Connection, uuid: str, numbers: Collection[int], to: TrialPhase) -> int:
@@ -278,7 +268,7 @@ def unhold(connection: Connection, uuid: str, numbers: Collection[int], to: Tria
 
 def unended(connection: Connection, uuid: str) -> list[TrialRow]:
     """Trials that have begun and have no outcome that stands, by number: claimed or held."""
-    return _select_rows(connection, uuid, trials.c.phase.in_((TrialPhase.CLAIMED, TrialPhase.HELD)))
+    return rows_in(connection, uuid, (TrialPhase.CLAIMED, TrialPhase.HELD))
 
 
 def restart(connection: Connection, uuid: str, number: int, *, unsealed_only: bool = False) -> bool:
@@ -292,23 +282,6 @@ def restart(connection: Connection, uuid: str, number: int, *, unsealed_only: bo
     fresh: dict[str, Any] = {"outcome_json": None, "ending": None, "value": None, "ended_at": None}
     fresh |= {"phase": TrialPhase.CLAIMED, "lease_expires_at": 0.0, "examples_seen": 0, "deaths": 0}
     return connection.execute(statement.values(fence=trials.c.fence + 1, **fresh)).rowcount == 1
-
-
-def count_phases(connection: Connection, uuid: str) -> dict[TrialPhase, int]:
-    """How many trials are in each phase, zeros included."""
-    query = select(trials.c.phase, func.count()).where(trials.c.study == uuid).group_by(trials.c.phase)
-    found = {phase_of(phase): count for phase, count in connection.execute(query)}
-    return {phase: found.get(phase, 0) for phase in TrialPhase}
-
-
-def trial_rows(connection: Connection, uuid: str) -> list[TrialRow]:
-    """All trials of a study, free ones included, by number."""
-    return _select_rows(connection, uuid)
-
-
-def trial_row(connection: Connection, uuid: str, number: int) -> TrialRow | None:
-    """One trial, if the study has this number."""
-    return next(iter(_select_rows(connection, uuid, trials.c.number == number)), None)
 
 
 def _trial_update(uuid: str, number: int) -> Update:
@@ -325,76 +298,6 @@ def _ownership(token: str, owner: Owner, lease_seconds: float) -> dict[str, Any]
     return {
         "fence": trials.c.fence + 1,
         "token": token,
-        "owner_json": jsontext.dump(asdict(owner)),
+        "owner_json": owner_json(owner),
         "lease_expires_at": clock() + lease_seconds,
     }
-
-
-def _select_rows(connection: Connection, uuid: str, *where: Any) -> list[TrialRow]:
-    query = select(trials).where(trials.c.study == uuid, *where).order_by(trials.c.number)
-    return [_trial_row(row) for row in connection.execute(query)]
-
-
-def _trial_row(row: Row[Any]) -> TrialRow:
-    outcome = None if row.outcome_json is None else outcome_of(row)
-    with row_intact(f"Trial {row.number}"):
-        return TrialRow(
-            number=row.number,
-            phase=TrialPhase(row.phase),
-            params=None if row.params_json is None else params_of(row),
-            attempt=whole(row.attempt),
-            fence=whole(row.fence),
-            owner=owner_of(row),
-            lease_expires_at=real(row.lease_expires_at),
-            examples_seen=whole(row.examples_seen) if outcome is None else outcome.examples_seen,
-            outcome=outcome,
-            claimed_at=None if row.claimed_at is None else moment(row.claimed_at),
-            ended_at=None if row.ended_at is None else moment(row.ended_at),
-        )
-
-
-def _outcome_json(outcome: Outcome, uuid: str, number: int) -> str:
-    # Not asdict(): it copies deeply, which a read-only view of the result cannot do.
-    values = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
-    return seal(values | {"result": dict(outcome.result)}, "outcome", uuid, number)
-
-
-def outcome_of(row: Any) -> Outcome:
-    """How a trial ended, as its row says.
-
-    Raises:
-        DamagedError: If the row is not what was written.
-    """
-    with row_intact(f"Trial {row.number}"):
-        outcome = Outcome(**unseal(row.outcome_json, "outcome", row.study, row.number))
-        return replace(outcome, ending=Ending(outcome.ending))
-
-
-def params_of(row: Any) -> dict[str, Parameter]:
-    """A trial's parameters, as its row says; errors as ``outcome_of``."""
-    with row_intact(f"Trial {row.number}"):
-        return unseal(row.params_json, "params", row.study, row.number)
-
-
-def owner_of(row: Any) -> Owner | None:
-    """Who has or had a trial; nobody, if the row does not say: its lease then decides alone."""
-    try:
-        return None if row.owner_json is None else Owner(**jsontext.load(row.owner_json))
-    except (ValueError, TypeError):
-        return None
-
-
-def ending_of(value: Any) -> Ending:
-    """A column's ending; errors as ``phase_of``."""
-    with row_intact("A trial"):
-        return Ending(value)
-
-
-def phase_of(value: Any) -> TrialPhase:
-    """A column's phase.
-
-    Raises:
-        DamagedError: If it is none.
-    """
-    with row_intact("A trial"):
-        return TrialPhase(value)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, select
 
 from tunesafe.contracts import Outcome, Parameter, TrialPhase
-from tunesafe.store.claims import outcome_of, params_of, phase_of
 from tunesafe.store.tables import trials
+from tunesafe.store.trial_rows import outcome_of, params_of, phase_of
 
 __all__ = ["Decided", "decided"]
 

@@ -15,12 +15,12 @@ from sqlalchemy import Connection, case, func, select
 
 from tunesafe.contracts import Ending, Event, Outcome, Owner, Parameter, TrialPhase
 from tunesafe.errors import SpecError
-from tunesafe.store.claims import ending_of, outcome_of, owner_of, params_of, phase_of
 from tunesafe.store.engine import database_now
 from tunesafe.store.events import events_of
 from tunesafe.store.sealing import real, row_intact, whole
 from tunesafe.store.studies import StudyRow, find_study, study_names
 from tunesafe.store.tables import trials
+from tunesafe.store.trial_rows import ending_of, outcome_of, owner_of, params_of, phase_of
 
 __all__ = ["ActiveTrial", "BestTrial", "StudySummary", "summarise"]
 

@@ -40,6 +40,7 @@ from tunesafe.spec import StudySpec
 from tunesafe.store import claims, records, studies, tallies
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.events import append_event
+from tunesafe.store.trial_rows import trial_row
 from tunesafe.study import suggest
 from tunesafe.study.artifacts import store_artifact
 from tunesafe.study.claiming import release_held
@@ -325,7 +326,7 @@ class Ledger:
             self._note(connection, kind, number, details)
 
     def _row(self, connection: Connection, claim: Claim) -> TrialRow:
-        row = claims.trial_row(connection, self._uuid, claim.number)
+        row = trial_row(connection, self._uuid, claim.number)
         assert row is not None, f"trial {claim.number} is claimed but has no row"
         return row
 

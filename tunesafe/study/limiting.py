@@ -24,6 +24,7 @@ from tunesafe.store.engine import reading, writing
 from tunesafe.store.events import append_event, newest_event_of
 from tunesafe.store.inventory import StoredSum
 from tunesafe.store.retention import Loss, Need, TrialKeep, dispensable
+from tunesafe.store.trial_rows import trial_rows
 from tunesafe.study.keeping import keep_of, objectives_of, trial_keep
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.patience import Patience
@@ -113,7 +114,7 @@ class DiskLimit:
         infos = self._checkpoints.infos(live.number if live is not None and self._exhausted else None)
         mine = set(known)
         with reading(self._engine) as connection:
-            rows = [] if self._exhausted else claims.trial_rows(connection, self._uuid)
+            rows = [] if self._exhausted else trial_rows(connection, self._uuid)
             there = {info.number for info in infos}
             for row in rows:
                 if row.outcome is not None and row.phase is not TrialPhase.HELD:

@@ -15,6 +15,7 @@ from tunesafe.contracts import Ending, Event, Outcome, TrialPhase
 from tunesafe.store import claims
 from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.events import append_event, events_of
+from tunesafe.store.trial_rows import trial_row
 from tunesafe.study import lifecycle
 from tunesafe.study.claiming import count
 from tunesafe.study.opening import OpenStudy
@@ -110,7 +111,7 @@ class Overseer:
 
         That worker may be at it: if the limit is reached, its own death will fail the trial.
         """
-        row = claims.trial_row(connection, self._uuid, number)
+        row = trial_row(connection, self._uuid, number)
         taken = [
             event.details.get("examples_seen")
             for event in events_of(connection, self._uuid, number=number)
@@ -121,7 +122,7 @@ class Overseer:
         return claims.count_death(connection, self._uuid, number, row.fence)
 
     def _fail(self, connection: Connection, number: int, fence: int, num_deaths: int, how: str) -> None:
-        row = claims.trial_row(connection, self._uuid, number)
+        row = trial_row(connection, self._uuid, number)
         assert row is not None, "its death has just been counted there"
         reason = f"its process died {num_deaths} times in a row without progress, last by {how}"
         outcome = Outcome(Ending.FAILED, None, None, row.examples_seen, reason)

@@ -23,6 +23,7 @@ from tunesafe.store.damage import RemovedError
 from tunesafe.store.engine import reading
 from tunesafe.store.retention import TrialKeep, surplus, to_be_thinned
 from tunesafe.store.saving import Surplus
+from tunesafe.store.trial_rows import trial_row, trial_rows
 from tunesafe.study.keeping import keep_of, objectives_of, trial_keep
 from tunesafe.study.limiting import DiskLimit, Live
 from tunesafe.study.opening import OpenStudy
@@ -68,7 +69,7 @@ class Retainer:
             best = tallies.best_numbers(
                 connection, self._uuid, self._spec.objective.direction, self._keep.study_best + 1
             )
-            rows = [claims.trial_row(connection, self._uuid, n) for n in {number, *best}]
+            rows = [trial_row(connection, self._uuid, n) for n in {number, *best}]
             trials = {row.number: trial_keep(connection, self._uuid, self._spec, row) for row in rows if row}
         infos = [info for number in trials for info in self._checkpoints.infos(number)]
         unwanted = surplus(infos, trials, self._keep, self._spec.objective.direction)
@@ -113,7 +114,7 @@ def unneeded_of_ended(engine: Engine, uuid: str, spec: StudySpec, checkpoints: C
     with reading(engine) as connection:
         best = tallies.best_numbers(connection, uuid, direction, keep.study_best)
         shown = {info.number for info in infos}.union(best)
-        rows = [row for row in claims.trial_rows(connection, uuid) if row.number in shown]
+        rows = [row for row in trial_rows(connection, uuid) if row.number in shown]
         trials = {row.number: trial_keep(connection, uuid, spec, row) for row in rows}
     told = {row.number: trials[row.number] for row in rows if row.phase is TrialPhase.TOLD}
     infos = [info for info in infos if info.number in told]

@@ -21,6 +21,7 @@ from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.faults import TransientStorageError, UnreachableStorageError
 from tunesafe.store.hashing import state_hash
 from tunesafe.store.saving import Saving
+from tunesafe.store.trial_rows import trial_row
 
 BYTES_TABLES = ("blobs", "blob_chunks", "checkpoints", "checkpoint_blobs")
 LARGE = 2 * blobs.CHUNK_BYTES + 5
@@ -164,7 +165,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_of_the_new_one(
     assert store.infos() == [first]
     store.load(first)
     with reading(engine) as connection:
-        row = claims.trial_row(connection, store._uuid, 0)
+        row = trial_row(connection, store._uuid, 0)
         assert row is not None
         assert row.examples_seen == 10
     info = store.save(second, number=0, fence=1)

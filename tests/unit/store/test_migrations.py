@@ -25,6 +25,7 @@ from tunesafe.store.engine import open_engine, reading, writing
 from tunesafe.store.migrations import SCHEMA_VERSION, STEPS, is_ours, schema_version, upgrade
 from tunesafe.store.packs import packs_beside
 from tunesafe.store.reading import summarise
+from tunesafe.store.trial_rows import trial_rows
 from tunesafe.study.opening import _is_foreign
 
 GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("schema_*.db"))
@@ -63,7 +64,7 @@ def test_a_study_of_every_released_schema_is_read_as_it_was_left(old: Engine) ->
         assert (study.uuid, study.examples_per_pass, study.threads_per_worker) == (golden.STUDY, 1437, 1)
         assert (study.live_seconds, study.fingerprint) == (30.0, {"sources": "abc"})
         assert studies.load_sources(c, golden.STUDY, "abc") == {"digits.py": "def train(trial): ...\n"}
-        told, held, claimed, free = claims.trial_rows(c, golden.STUDY)
+        told, held, claimed, free = trial_rows(c, golden.STUDY)
         assert [row.phase for row in (told, held, claimed, free)] == [
             TrialPhase.TOLD,
             TrialPhase.HELD,

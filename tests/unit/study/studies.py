@@ -32,6 +32,7 @@ from tunesafe.schedulers.pruning import build_pruner
 from tunesafe.spec import StudySpec, spec_from_mapping
 from tunesafe.store import claims, events, identity, records
 from tunesafe.store.engine import reading, writing
+from tunesafe.store.trial_rows import trial_row, trial_rows
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.ledger import Decision, Ledger
 from tunesafe.study.opening import OpenStudy, open_study
@@ -127,14 +128,14 @@ class Desk:
     def row(self, number: int) -> TrialRow:
         """A trial in our table."""
         with reading(self.engine) as connection:
-            row = claims.trial_row(connection, self.uuid, number)
+            row = trial_row(connection, self.uuid, number)
         assert row is not None
         return row
 
     def phases(self) -> list[str]:
         """Every trial's phase, by number."""
         with reading(self.engine) as connection:
-            return [str(row.phase) for row in claims.trial_rows(connection, self.uuid)]
+            return [str(row.phase) for row in trial_rows(connection, self.uuid)]
 
     def records(self, number: int) -> list[Record]:
         """A trial's records."""

@@ -34,6 +34,7 @@ from tunesafe.store import claims
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.faults import TransientStorageError
 from tunesafe.store.tables import trials
+from tunesafe.store.trial_rows import trial_rows
 from tunesafe.study.overseeing import Death, Overseer
 from tunesafe.study.patience import Patience
 
@@ -243,7 +244,7 @@ class Claims(RuleBasedStateMachine):
     def the_table_is_the_model(self) -> None:
         """Phase, fence, attempt and progress of every trial."""
         with reading(self.study.engine) as connection:
-            rows = claims.trial_rows(connection, self.study.row.uuid)
+            rows = trial_rows(connection, self.study.row.uuid)
         found = [(row.phase, row.fence, row.attempt, row.examples_seen) for row in rows]
         assert found == [(trial.phase, trial.fence, trial.attempt, trial.examples_seen) for trial in self.model]
 

@@ -23,6 +23,7 @@ from tunesafe.errors import ExitCode, SpecError
 from tunesafe.store import claims
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.logs import logs_of
+from tunesafe.store.trial_rows import trial_row
 from tunesafe.study.lifecycle import Tally
 
 
@@ -190,7 +191,7 @@ def test_a_worker_whose_trial_another_has_claimed_leaves_it(bench: Bench) -> Non
 
     def robbed(trial: tunesafe.Trial) -> None:
         with opened(bench.url) as study, writing(study.engine) as connection:
-            row = claims.trial_row(connection, study.row.uuid, trial.number)
+            row = trial_row(connection, study.row.uuid, trial.number)
             assert row is not None
             other = claims.retake(connection, study.row.uuid, row, Desk(study).row(0).owner, 60.0)  # type: ignore[arg-type]
             assert other is not None
