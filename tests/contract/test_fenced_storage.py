@@ -12,7 +12,8 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
 from tunesafe.errors import DamagedError, LeaseLostError, StorageError
-from tunesafe.study.fenced import FencedStorage, number_of_newest_trial
+from tunesafe.study.fenced import FencedStorage
+from tunesafe.study.optuna_tables import number_of_newest_trial
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ def test_a_finished_trial_is_compared_with_the_current_ranges_once(storage, stud
     with storage.guarded(lambda connection: None):
         storage.create_new_trial(study_id, template)
     compared = []
-    monkeypatch.setattr("tunesafe.study.fenced._same", lambda one, other: compared.append(one) or one == other)
+    monkeypatch.setattr("tunesafe.study.past_trials._same", lambda one, other: compared.append(one) or one == other)
     for high, times in ((2, 1), (2, 1), (3, 2)):
         storage.show({"x": FloatDistribution(0, high)})
         for _ in range(2):

@@ -19,8 +19,8 @@ from tunesafe.store import claims, identity, studies, tallies
 from tunesafe.store.engine import database_now, reading, writing
 from tunesafe.store.events import append_event
 from tunesafe.study import lifecycle
-from tunesafe.study.fenced import number_of_newest_trial
 from tunesafe.study.opening import OpenStudy
+from tunesafe.study.optuna_tables import number_of_newest_trial
 from tunesafe.study.patience import patiently
 
 __all__ = ["Claimant", "count", "release_held"]

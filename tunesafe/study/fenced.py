@@ -5,7 +5,8 @@ a statement of ours before it commits: take a number, check the fence, insert a 
 worker whose trial another has claimed therefore cannot write to Optuna's tables at all,
 and a report costs one commit, not two.
 
-Relies on a few private names of ``RDBStorage``; ``tests/contract`` pins them.
+Relies, as ``optuna_tables`` and ``past_trials`` do, on a few private names of Optuna's;
+``tests/contract`` pins them.
 """
 
 # ruff: noqa: D102  what each method does is documented by BaseStorage
@@ -14,43 +15,29 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
-import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
-from optuna.storages._rdb.models import NOT_FOUND_MSG
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tunesafe.errors import DamagedError, StorageError
 from tunesafe.failpoints import failpoint
-from tunesafe.store.engine import apply_pragmas, connect_kwargs
-from tunesafe.store.faults import TransientStorageError, as_storage_error, translated
+from tunesafe.store.faults import TransientStorageError, translated
 from tunesafe.store.urls import canonical_url, display_url
+from tunesafe.study.optuna_tables import open_tables, rows_intact, unwrapped
+from tunesafe.study.past_trials import PastTrials
 
-__all__ = ["Carried", "FencedStorage", "number_of_newest_trial"]
+__all__ = ["Carried", "FencedStorage"]
 
 Carried = Callable[[Connection], None]
 """A statement of ours that runs inside Optuna's transaction, last before its commit."""
-
-
-class _Rdb(RDBStorage):
-    """Optuna's, which gives its connections back where it cannot be opened: opening is tried again and again."""
-
-    def __init__(self, url: str, *, engine_kwargs: dict[str, Any]) -> None:
-        try:
-            super().__init__(url, engine_kwargs=engine_kwargs)
-        except BaseException:
-            if hasattr(self, "engine"):
-                self.engine.dispose()
-            raise
 
 
 class FencedStorage(BaseStorage):
@@ -67,34 +54,17 @@ class FencedStorage(BaseStorage):
 
     def __init__(self, url: str) -> None:
         self._url = canonical_url(url)
-        with self._translated():
-            self._rdb = self._opened(dict(connect_kwargs(url)))
-            apply_pragmas(self._rdb.engine)
-            self._rdb.engine.dispose()  # the connections it was opened with know no pragmas
-            # Optuna closes every session after its commit: to expire what was read takes a quarter of a cold load.
-            self._rdb.scoped_session.remove()
-            self._rdb.scoped_session.configure(expire_on_commit=False)
-            self._inner = get_storage(self._rdb)
+        self._rdb = open_tables(self._url)
+        self._inner = get_storage(self._rdb)
         self._carried: Carried | None = None
         self._guard: Carried | None = None
         self._ending: Carried | None = None
         self._armed: Carried | None = None
-        self._current: Mapping[str, BaseDistribution] = {}
-        self._shown: dict[int, FrozenTrial] = {}
+        self._past = PastTrials()
         self._held: list[FrozenTrial] | None = None
         self._trouble: StorageError | None = None
         self._written_before = False
         event.listen(self._rdb.scoped_session, "before_commit", self._before_commit)
-        event.listen(self._rdb.engine, "handle_error", self._on_error)
-
-    def _opened(self, engine_kwargs: dict[str, Any]) -> RDBStorage:
-        try:
-            return _Rdb(_template(self._url), engine_kwargs=engine_kwargs)
-        except (RuntimeError, AssertionError) as error:  # another version's tables, or a damaged row that says which
-            raise StorageError(
-                f"Optuna cannot use its tables in {display_url(self._url)}: {error}. Nothing was "
-                "changed. Use the Optuna they were made with, or restore the database from a backup."
-            ) from error
 
     def close(self) -> None:
         """Give the connections back."""
@@ -159,52 +129,25 @@ class FencedStorage(BaseStorage):
         except IntegrityError as error:  # Optuna swallows those of attribute writes: not ours, too
             raise StorageError(f"{display_url(self._url)}: {error.orig}") from error
 
-    def _on_error(self, context: ExceptionContext) -> StorageError | None:
-        """Errors of the driver become ours before Optuna sees them: it would try to create a trial five times.
-
-        Not those of integrity, which it understands.
-        """
-        error = context.sqlalchemy_exception
-        return None if error is None or isinstance(error, IntegrityError) else as_storage_error(error, self._url)
-
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
-            with translated(self._url):
-                try:
-                    yield
-                except StorageInternalError as error:
-                    raise error.__cause__ or StorageError(str(error)) from error
+            with unwrapped(self._url):
+                yield
         except StorageError as error:
             self._trouble = error
             raise
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Let damaged rows of Optuna's be an error of ours; that there is no such study or trial is an answer."""
-        with self._translated():
-            try:
-                yield
-            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, AssertionError) as error:
-                if isinstance(error, KeyError) and error.args == (NOT_FOUND_MSG,):
-                    raise
-                raise DamagedError(
-                    f"{what} cannot be read, a row in Optuna's tables is damaged: {type(error).__name__}: {error}. "
-                    "Nothing was changed, and what other rows hold is not affected. Restore the database from a "
-                    "backup, or begin under a new name."
-                ) from error
+        with self._translated(), rows_intact(what):
+            yield
 
     # --- what samplers and pruners may see ---------------------------------------------
 
     def show(self, distributions: Mapping[str, BaseDistribution]) -> None:
-        """Set how past trials look: with the current distributions.
-
-        A parameter whose range was widened keeps its place in the joint draw only if all past
-        trials agree on its distribution.
-        """
-        if distributions != self._current:
-            self._current = distributions
-            self._shown.clear()
+        """Set how past trials look: with the current distributions."""
+        self._past.show_with(distributions)
 
     @contextmanager
     def held_still(self, study_id: int) -> Iterator[None]:
@@ -214,32 +157,6 @@ class FencedStorage(BaseStorage):
             yield
         finally:
             self._held = None
-
-    def _show(self, trial: FrozenTrial) -> FrozenTrial:
-        known = self._shown.get(trial._trial_id)
-        if known is not None:
-            return known
-        measured = (*trial.intermediate_values.values(), *(trial._values or ()))
-        if not all(isinstance(value, float) for value in measured):  # SQLite keeps whatever is put into a column
-            raise ValueError(f"trial {trial.number} has a value that is no number")
-        shown = trial
-        if not all(_same(self._current.get(name, own), own) for name, own in trial.distributions.items()):
-            shown = self._as_if_now(trial)
-        if trial.state.is_finished():  # comparing thousands of trials' distributions takes longer than drawing
-            self._shown[trial._trial_id] = shown
-        return shown
-
-    def _as_if_now(self, trial: FrozenTrial) -> FrozenTrial:
-        shown, params = copy(trial), trial.params
-        shown._distributions, shown.params = {}, {}
-        for name, own in trial.distributions.items():
-            current = self._current.get(name, own)
-            if _fits(current, params[name]):
-                shown._distributions[name], shown.params[name] = current, params[name]
-            elif type(current) is type(own) and not isinstance(own, CategoricalDistribution):
-                shown._distributions[name], shown.params[name] = own, params[name]
-            # Else it is of a kind that the parameter no longer is: as if the trial had not had it.
-        return shown
 
     def stored_trials(self, study_id: int, *, afresh: bool = False) -> list[FrozenTrial]:
         """All trials as Optuna has stored them, whatever parameters look like now; not to be changed.
@@ -258,9 +175,7 @@ class FencedStorage(BaseStorage):
             shown = [trial for trial in self._held if states is None or trial.state in states]
         else:
             with self._reading("The study's trials"), _without_collecting():
-                trials = self._inner.get_all_trials(study_id, deepcopy=False, states=states)
-                known = self._shown
-                shown = [known.get(trial._trial_id) or self._show(trial) for trial in trials]
+                shown = self._past.all_shown(self._inner.get_all_trials(study_id, deepcopy=False, states=states))
         return _deepcopy(shown) if deepcopy else shown
 
     # --- writes ------------------------------------------------------------------------
@@ -355,7 +270,7 @@ class FencedStorage(BaseStorage):
             if held._trial_id == trial_id:
                 return held
         with self._reading("A trial"):
-            return self._show(self._inner.get_trial(trial_id))
+            return self._past.shown(self._inner.get_trial(trial_id))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         with self._translated():
@@ -372,29 +287,6 @@ def _without_collecting() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def _template(url: sa.URL) -> str:
-    """The address as Optuna wants it: it fills in braces."""
-    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-
-
-def _same(one: BaseDistribution, other: BaseDistribution) -> bool:
-    # What is equal member by member is equal to Optuna, too, which compares choices one by one in Python.
-    return one is other or (type(one) is type(other) and one.__dict__ == other.__dict__) or one == other
-
-
-def _fits(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (TypeError, ValueError):
-        return False
-
-
-def number_of_newest_trial(connection: Connection, study_id: int) -> int:
-    """The number Optuna has just given, read inside its own transaction."""
-    query = sa.text("SELECT MAX(number) FROM trials WHERE study_id = :study_id")
-    return int(connection.execute(query, {"study_id": study_id}).scalar_one())
 
 
 _deepcopy = deepcopy
