@@ -2,24 +2,25 @@
 
 Optuna keeps no hashes: a digit that a failing disk has changed there would be another trial's best
 value, another verdict, another draw, and nobody would know. What both sides hold of every trial is
-compared: its parameters, its reports, how it ended and with which value. Ours can be behind or ahead
-by a report while others work; what only one side has is no difference.
+compared: its parameters, its reports, how it ended and with which value. What Optuna lacks of a trial
+that has not been told is no difference: whoever goes on with it writes it again.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial
 from sqlalchemy import Engine
 
-from tunesafe.contracts import Ending, TrialPhase
+from tunesafe.contracts import Ending, Outcome, Parameter, TrialPhase
 from tunesafe.errors import DamagedError
 from tunesafe.store import records
 from tunesafe.store.decisions import Decided, decided
 from tunesafe.store.engine import reading
-from tunesafe.study.endings import STATES
+from tunesafe.study.endings import STATES, TOLD_WITH
 from tunesafe.study.fenced import FencedStorage
 
 __all__ = ["check_agreement"]
@@ -52,10 +53,12 @@ def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid:
 
 
 def _first_difference(engine: Engine, storage: FencedStorage, study_id: int, uuid: str, *, afresh: bool = False) -> str:
-    with reading(engine) as connection:  # before Optuna's, so that what ours says is there already
+    # Whatever stands in Optuna's tables was in ours before or at once: ends are read before them, reports after.
+    with reading(engine) as connection:
         rows = decided(connection, uuid)
-        reports = records.metrics_texts(connection, uuid)
     trials = {trial.number: trial for trial in storage.stored_trials(study_id, afresh=afresh)}
+    with reading(engine) as connection:
+        reports = records.metrics_texts(connection, uuid)
     for row in rows:
         trial = trials.get(row.number)
         found = "is not there" if trial is None else _difference(row, trial, reports.get(row.number, {}))
@@ -66,21 +69,56 @@ def _first_difference(engine: Engine, storage: FencedStorage, study_id: int, uui
 
 def _difference(row: Decided, trial: FrozenTrial, reports: Mapping[int, str]) -> str:
     """What Optuna says of a trial that cannot be; empty if all of it can."""
-    if row.params is not None:
+    found = _drawn_otherwise(row.params, trial) or _reported_otherwise(trial, reports)
+    if found or row.phase is not TrialPhase.TOLD or row.outcome is None:
+        return found
+    return _ended_otherwise(row.outcome, trial) or (_lost(row.outcome, trial, reports) if _told_by_us(trial) else "")
+
+
+def _drawn_otherwise(params: Mapping[str, Parameter] | None, trial: FrozenTrial) -> str:
+    if params is not None:
         for name, value in trial.params.items():
-            if name not in row.params or not _same(row.params[name], value):
-                return f"has {name} = {value!r} instead of {row.params.get(name, 'none')!r}"
+            if name not in params or not _same(params[name], value):
+                return f"has {name} = {value!r} instead of {params.get(name, 'none')!r}"
+    return ""
+
+
+def _reported_otherwise(trial: FrozenTrial, reports: Mapping[int, str]) -> str:
     for step, value in trial.intermediate_values.items():
+        if step not in reports:
+            return f"has {value!r} for virtual epoch {step}, of which there is no report"
         # Among all metrics: which of them is the objective may have changed since.
-        own = records.numbers_in(reports[step], value) if step in reports else []
+        own = records.numbers_in(reports[step], value)
         if own and not any(_same(each, value) for each in own):
             return f"has {value!r} for virtual epoch {step}, which it did not report"
-    if row.phase is not TrialPhase.TOLD or row.outcome is None:
-        return ""
-    if trial.state is not STATES[row.outcome.ending]:
-        return f"is {trial.state.name} instead of {STATES[row.outcome.ending].name}"
-    value = row.outcome.value if row.outcome.ending is Ending.COMPLETE else None
+    return ""
+
+
+def _ended_otherwise(outcome: Outcome, trial: FrozenTrial) -> str:
+    if trial.state is not STATES[outcome.ending]:
+        return f"is {trial.state.name} instead of {STATES[outcome.ending].name}"
+    value = outcome.value if outcome.ending is Ending.COMPLETE else None
     return "" if value is None or _same(value, trial.value) else f"has the value {trial.value!r} instead of {value!r}"
+
+
+def _told_by_us(trial: FrozenTrial) -> bool:
+    """Whether no other program has ended a trial: one that has may stop reports on their way, and give any value."""
+    return TOLD_WITH in trial.user_attrs
+
+
+def _lost(outcome: Outcome, trial: FrozenTrial, reports: Mapping[int, str]) -> str:
+    """What Optuna has no more of a trial that we told it: a report, or the value of a pruned one, its last report."""
+    for step, text in reports.items():
+        if step in trial.intermediate_values:
+            continue
+        # One that is not finite Optuna does not get, and which metric was the objective then is not known.
+        own = records.numbers_in(text)
+        if own and all(map(math.isfinite, own)):
+            return f"has no value for virtual epoch {step}, which it reported"
+    if outcome.ending is not Ending.PRUNED or trial.last_step is None:
+        return ""
+    last = trial.intermediate_values[trial.last_step]
+    return "" if _same(last, trial.value) else f"has the value {trial.value!r} instead of {last!r}, its last report"
 
 
 def _same(own: object, stored: object) -> bool:

@@ -44,7 +44,7 @@ from tunesafe.store.trial_rows import trial_row
 from tunesafe.study import suggest
 from tunesafe.study.artifacts import store_artifact
 from tunesafe.study.claiming import release_held
-from tunesafe.study.endings import STATES
+from tunesafe.study.endings import STATES, TOLD_WITH
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.patience import patiently
 
@@ -354,7 +354,7 @@ class Ledger:
 
 def _attributes(row: TrialRow, outcome: Outcome) -> dict[str, Any]:
     """What anyone who opens the study with plain Optuna finds beside values and states."""
-    attributes: dict[str, Any] = {"examples_seen": outcome.examples_seen, "attempts": row.attempt}
+    attributes: dict[str, Any] = {"examples_seen": outcome.examples_seen, TOLD_WITH: row.attempt}
     if outcome.selected_virtual_epoch is not None:
         attributes["selected_virtual_epoch"] = outcome.selected_virtual_epoch
     if outcome.reason is not None:
