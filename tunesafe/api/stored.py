@@ -27,6 +27,7 @@ __all__ = ["NOTABLE", "StoredStudy", "study_in"]
 
 NOTABLE = (
     "reclaimed",
+    "lease_awaited",
     "small_virtual_epochs",
     "not_deterministic",
     "damaged",

@@ -33,6 +33,7 @@ __all__ = [
 
 _NOTES = {
     "reclaimed": "times a trial was taken over from a worker that died",
+    "lease_awaited": "times a worker waited for a lease to end, for nobody could tell whether its owner lived",
     "not_deterministic": "virtual epochs came out differently when trained again; see show",
     "damaged": "checkpoints were found damaged and passed over",
     "changed": "times the study file or the code was changed",

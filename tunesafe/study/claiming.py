@@ -8,11 +8,12 @@ the trial, so the two tables cannot disagree: exactly N, whoever dies when.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
-from tunesafe.contracts import Claim, Event, Owner, TrialPhase, TrialRow
+from tunesafe.contracts import Claim, Event, Notice, Owner, TrialPhase, TrialRow
 from tunesafe.errors import SpecError, StudyChangedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import claims, identity, studies, tallies
@@ -45,15 +46,24 @@ class Claimant:
         opened: The study.
         owner: Who claims; this process by default.
         supervisor: Process id of who counts the deaths of this worker and its colleagues, if anybody does.
+        watch: Told what this worker waits for.
     """
 
-    def __init__(self, opened: OpenStudy, owner: Owner | None = None, *, supervisor: int | None = None) -> None:
+    def __init__(
+        self,
+        opened: OpenStudy,
+        owner: Owner | None = None,
+        *,
+        supervisor: int | None = None,
+        watch: Callable[[Notice], None] | None = None,
+    ) -> None:
         self._opened, self._engine, self._storage = opened, opened.engine, opened.storage
         self._uuid, self._spec = opened.row.uuid, opened.spec
         self._patience = opened.patience
         self._owner = owner or identity.this_process()
-        self._supervisor = supervisor
+        self._supervisor, self._watch = supervisor, watch
         self._unheard: dict[int, float] | None = None
+        self._said: set[tuple[int, int]] = set()
 
     def claim(self) -> Claim | None:
         """Take the next trial to tell or to train; ``None`` if there is none to take now.
@@ -80,17 +90,17 @@ class Claimant:
             if lifecycle.standing(tally, self._spec.max_failures) is not lifecycle.Standing.RUNNING:
                 return None
             claim = self._retake(connection, token)
-            wait = claim is None and self._predecessor_may_be_gone(connection)
-        if claim is None and tally.free and not wait:
-            claim = self._take_free(token)
-        return claim
+            wait = claim is None and (self._predecessor_may_be_gone(connection) or not tally.free)
+            waits = self._note_waits(connection) if wait else {}
+        self._say(waits)
+        return claim if claim is not None or wait else self._take_free(token)
 
     def _predecessor_may_be_gone(self, connection: Connection) -> bool:
         """Whether a single worker should wait before it takes a free number.
 
-        A lease from another machine that was live when we began is either a colleague's, who
-        renews it soon, or a predecessor's, whose trial comes first: taken out of order, later
-        suggestions would see other trials than if nobody had died.
+        A lease from another machine, or of who knows whom, that was live when we began is either a
+        colleague's, who renews it soon, or a predecessor's, whose trial comes first: taken out of
+        order, later suggestions would see other trials than if nobody had died.
         """
         if self._spec.n_workers > 1 or self._unheard == {}:
             return False
@@ -98,11 +108,33 @@ class Claimant:
         leases = {
             row.number: row.lease_expires_at
             for row in claims.claimable(connection, self._uuid)
-            if row.lease_expires_at > now and row.owner is not None and not self._is_here(row.owner)
+            if row.lease_expires_at > now and (row.owner is None or not self._is_here(row.owner))
         }
         begun_with = leases if self._unheard is None else self._unheard
         self._unheard = {number: expires for number, expires in begun_with.items() if leases.get(number) == expires}
         return bool(self._unheard)
+
+    def _note_waits(self, connection: Connection) -> dict[tuple[int, int], Notice]:
+        """Keep an event of each lease that is waited for because its owner may be gone and nobody here can tell.
+
+        Returns:
+            What to say of them, by number and fence; once of each.
+        """
+        now, waits = database_now(connection), dict[tuple[int, int], Notice]()
+        for row in claims.claimable(connection, self._uuid):
+            unknown = row.owner is None or row.number in (self._unheard or ())
+            if not unknown or row.lease_expires_at <= now or (row.number, row.fence) in self._said:
+                continue
+            details = {"waits_seconds": round(row.lease_expires_at - now, 1), "why": _why_wait(row.owner)}
+            self._note(connection, "lease_awaited", row.number, details)
+            waits[row.number, row.fence] = Notice("event", row.number, {"event": "lease_awaited", **details})
+        return waits
+
+    def _say(self, waits: Mapping[tuple[int, int], Notice]) -> None:
+        self._said |= waits.keys()
+        if self._watch is not None:
+            for notice in waits.values():
+                self._watch(notice)
 
     def _is_here(self, owner: Owner) -> bool:
         ours = (self._owner.machine_id, self._owner.boot_id, self._owner.pid_namespace)
@@ -224,6 +256,13 @@ def release_held(connection: Connection, uuid: str, phase: TrialPhase) -> None:
     numbers = [row.number for row in claims.held(connection, uuid)]
     if numbers:
         claims.unhold(connection, uuid, numbers, phase)
+
+
+def _why_wait(owner: Owner | None) -> str:
+    who = "its owner cannot be read"
+    if owner is not None:
+        who = f"its owner, process {owner.pid} on {owner.host}, is not here"
+    return f"{who} and may be alive; unless it renews its lease, the trial is continued then; nothing is harmed"
 
 
 def _story_of(row: TrialRow, claim: Claim) -> tuple[str, int, dict[str, Any]]:

@@ -76,7 +76,7 @@ class Worker:
         self._observer = watch
         self._folder, self._index = folder, index
         self._spec = opened.spec
-        self._claimant = Claimant(opened, supervisor=supervisor)
+        self._claimant = Claimant(opened, supervisor=supervisor, watch=self.tell)
         self._ledger = Ledger(opened, judge_of(opened.spec), folder / "artifacts")
         packs = packs_of(opened.engine.url, opened.row.uuid, opened.spec.blobs)
         small_bytes = opened.spec.checkpoint.in_database or 0

@@ -12,12 +12,14 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened
-from tunesafe.contracts import Claim, TrialPhase
+from tunesafe.contracts import Claim, Notice, TrialPhase
 from tunesafe.errors import LeaseLostError, SpecError
 from tunesafe.store import claims
 from tunesafe.store.engine import writing
+from tunesafe.store.tables import trials
 from tunesafe.study.claiming import Claimant
 from tunesafe.study.lifecycle import Tally
 
@@ -76,6 +78,56 @@ def test_a_single_worker_waits_for_its_vanished_predecessors_trial(desk: Desk) -
     assert [desk.claimant.claim(), desk.claimant.claim()] == [None, None]
     desk.expire(lost.number)
     assert [desk.claim().number for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("owner_json", ["x", "{}", '{"host": "elsewhere"', "[]"])
+def test_an_owner_who_cannot_be_read_is_waited_for_and_that_is_said_at_once(owner_json: str, desk: Desk) -> None:
+    """Every doubt counts as alive: no other number is taken meanwhile; one event, and one line, however long."""
+    lost, told = Desk(desk.study, DEAD).claim(), list[Notice]()
+    desk.claimant = Claimant(desk.study, watch=told.append)
+    rewrite_owner(desk, owner_json)
+    assert [desk.claimant.claim(), desk.claimant.claim()] == [None, None]
+    [event], [notice] = desk.events("lease_awaited"), told
+    assert event.number == notice.number == lost.number
+    assert {"event": event.kind, **event.details}.items() >= notice.details.items()
+    assert 0 < notice.details["waits_seconds"] <= desk.study.spec.lease
+    assert notice.details["why"].startswith("its owner cannot be read and may be alive; ")
+    desk.expire(lost.number)
+    assert [desk.claim().number for _ in range(3)] == [0, 1, 2]
+    assert len(told) == 1
+
+
+def test_a_vanished_predecessor_is_waited_for_aloud(desk: Desk) -> None:
+    """A machine that may be gone; one that renews its lease is a colleague, and nothing is said of it again."""
+    told = list[Notice]()
+    desk.claimant = Claimant(desk.study, watch=told.append)
+    claim = Desk(desk.study, ELSEWHERE).claim()
+    assert desk.claimant.claim() is None
+    renew(desk, claim)
+    assert [desk.claim().number, desk.claim().number, desk.claimant.claim()] == [1, 2, None]
+    [notice] = told
+    assert notice.number == claim.number
+    assert "process 4 on elsewhere, is not here and may be alive" in notice.details["why"]
+    assert len(desk.events("lease_awaited")) == 1
+
+
+def test_several_workers_wait_for_an_unreadable_owner_last_and_say_so(sqlite_url: str) -> None:
+    """Free numbers come first, as they would with a colleague at work."""
+    with opened(sqlite_url, n_workers=2) as study:
+        desk, told = Desk(study), list[Notice]()
+        Desk(study, DEAD).claim()
+        rewrite_owner(desk, "x")
+        desk.claimant = Claimant(study, watch=told.append)
+        assert [desk.claim().number, desk.claim().number] == [1, 2]
+        assert not told
+        assert [desk.claimant.claim(), desk.claimant.claim()] == [None, None]
+        assert [notice.number for notice in told] == [0]
+
+
+def rewrite_owner(desk: Desk, owner_json: str) -> None:
+    """Damage what says who has the first trial."""
+    with writing(desk.engine) as connection:
+        connection.execute(update(trials).where(trials.c.number == 0).values(owner_json=owner_json))
 
 
 def renew(desk: Desk, claim: Claim) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ import pytest
 import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
+from sqlalchemy import update
 
 import tunesafe
 from tests.unit.study.studies import DEAD, Desk, opened
 from tests.unit.study.test_ledger import tell_elsewhere
 from tests.unit.worker.training import Bench, X, fine, report_all
+from tunesafe.cli.narration import Narrator
 from tunesafe.contracts import Ending, Outcome, TrialPhase, Verdict
 from tunesafe.errors import ExitCode, SpecError
 from tunesafe.store import claims
 from tunesafe.store.engine import reading, writing
 from tunesafe.store.logs import logs_of
+from tunesafe.store.tables import trials
 from tunesafe.store.trial_rows import trial_row
+from tunesafe.study.claiming import Claimant
 from tunesafe.study.lifecycle import Tally
 
 
@@ -52,6 +57,33 @@ def test_an_abandoned_trial_is_continued_under_its_number(bench: Bench) -> None:
     assert bench.look(lambda desk: [record.attempt for record in desk.records(0)]) == [1, 1, 2, 2]
     assert bench.look(lambda desk: desk.plain().trials[0].user_attrs["attempts"]) == 2
     assert bench.look(lambda desk: desk.events("not_deterministic")) == []
+
+
+def test_a_worker_says_at_once_that_it_waits_for_an_owner_it_cannot_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease decides; when that is over, the trial is continued before any other begins."""
+    with opened(bench.url) as study:
+        dead = Desk(study, DEAD)
+        dead.claim()
+        with writing(study.engine) as connection:
+            connection.execute(update(trials).values(owner_json="x"))
+
+        def wait(claimant: Claimant, seconds: float) -> bool:
+            if dead.row(0).lease_expires_at == 0:  # told
+                return False
+            dead.expire(0)
+            return True
+
+        monkeypatch.setattr(Claimant, "wait_for_others", wait)
+        assert bench.run(fine).tally == Tally(complete=3)
+    story = [(notice.kind, notice.number) for notice in bench.told if notice.kind not in ("opened", "reported")]
+    assert story[:3] == [("event", 0), ("resumed", 0), ("completed", 0)]
+    assert re.fullmatch(
+        r"trial 0  event lease_awaited  waits_seconds=[\d.]+  why=its owner cannot be read and may be alive; unless it "
+        "renews its lease, the trial is continued then; nothing is harmed",
+        Narrator("s", "loss")(bench.told[1]),
+    )
 
 
 def test_training_that_is_not_deterministic_is_noticed_and_its_records_stand(bench: Bench) -> None:
