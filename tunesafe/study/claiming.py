@@ -100,7 +100,9 @@ class Claimant:
 
         A lease from another machine, or of who knows whom, that was live when we began is either a
         colleague's, who renews it soon, or a predecessor's, whose trial comes first: taken out of
-        order, later suggestions would see other trials than if nobody had died.
+        order, later suggestions would see other trials than if nobody had died. The same goes for an
+        orphan that our supervisor has adopted, as the first process of a container does: nobody
+        counts its death.
         """
         if self._spec.n_workers > 1 or self._unheard == {}:
             return False
@@ -108,7 +110,8 @@ class Claimant:
         leases = {
             row.number: row.lease_expires_at
             for row in claims.claimable(connection, self._uuid)
-            if row.lease_expires_at > now and (row.owner is None or not self._is_here(row.owner))
+            if row.lease_expires_at > now
+            and (row.owner is None or not self._is_here(row.owner) or self._is_to_be_counted(row))
         }
         begun_with = leases if self._unheard is None else self._unheard
         self._unheard = {number: expires for number, expires in begun_with.items() if leases.get(number) == expires}
@@ -259,10 +262,10 @@ def release_held(connection: Connection, uuid: str, phase: TrialPhase) -> None:
 
 
 def _why_wait(owner: Owner | None) -> str:
-    who = "its owner cannot be read"
+    who = "its owner cannot be read and"
     if owner is not None:
-        who = f"its owner, process {owner.pid} on {owner.host}, is not here"
-    return f"{who} and may be alive; unless it renews its lease, the trial is continued then; nothing is harmed"
+        who = f"nobody here has seen the end of its owner, process {owner.pid} on {owner.host}, which"
+    return f"{who} may be alive; unless it renews its lease, the trial is continued then; nothing is harmed"
 
 
 def _story_of(row: TrialRow, claim: Claim) -> tuple[str, int, dict[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -17,7 +19,7 @@ from sqlalchemy import update
 from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened
 from tunesafe.contracts import Claim, Notice, TrialPhase
 from tunesafe.errors import LeaseLostError, SpecError
-from tunesafe.store import claims
+from tunesafe.store import claims, identity
 from tunesafe.store.engine import writing
 from tunesafe.store.tables import trials
 from tunesafe.study.claiming import Claimant
@@ -107,7 +109,7 @@ def test_a_vanished_predecessor_is_waited_for_aloud(desk: Desk) -> None:
     assert [desk.claim().number, desk.claim().number, desk.claimant.claim()] == [1, 2, None]
     [notice] = told
     assert notice.number == claim.number
-    assert "process 4 on elsewhere, is not here and may be alive" in notice.details["why"]
+    assert "its owner, process 4 on elsewhere, which may be alive" in notice.details["why"]
     assert len(desk.events("lease_awaited")) == 1
 
 
@@ -128,6 +130,42 @@ def rewrite_owner(desk: Desk, owner_json: str) -> None:
     """Damage what says who has the first trial."""
     with writing(desk.engine) as connection:
         connection.execute(update(trials).where(trials.c.number == 0).values(owner_json=owner_json))
+
+
+@pytest.fixture
+def zombie() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has ended, and that its parent, this one, has not taken note of."""
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process
+
+
+def test_a_colleagues_death_is_counted_before_its_trial_is_taken(
+    zombie: subprocess.Popen[bytes], sqlite_url: str
+) -> None:
+    """Until their supervisor has buried it; meanwhile there are other trials."""
+    with opened(sqlite_url, n_workers=2) as study:
+        Desk(study, replace(identity.this_process(), pid=zombie.pid)).claim()
+        claimant = Claimant(study, supervisor=os.getpid())
+        others = [claimant.claim(), claimant.claim()]
+        assert [claim.number for claim in others if claim is not None] == [1, 2]
+        assert claimant.claim() is None
+        zombie.wait()
+        late = claimant.claim()
+        assert late is not None
+        assert (late.number, late.attempt) == (0, 2)
+
+
+def test_a_single_worker_takes_nothing_before_the_trial_of_an_orphan_its_supervisor_never_buries(
+    zombie: subprocess.Popen[bytes], desk: Desk
+) -> None:
+    """Adopted from a supervisor that was killed: only the end of its lease lets its trial go, and no other is next."""
+    Desk(desk.study, replace(identity.this_process(), pid=zombie.pid)).claim()
+    claimant = Claimant(desk.study, supervisor=os.getpid())
+    assert [claimant.claim(), claimant.claim()] == [None, None]
+    desk.expire(0)
+    taken = [claimant.claim() for _ in range(3)]
+    assert [claim.number for claim in taken if claim is not None] == [0, 1, 2]
 
 
 def renew(desk: Desk, claim: Claim) -> None:
