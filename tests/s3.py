@@ -9,7 +9,6 @@ import fcntl
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.servers import free_port
 
 __all__ = ["CREDENTIALS", "SECRET", "MissingS3Error", "make_bucket", "server", "unfinished_uploads"]
 
@@ -40,9 +41,7 @@ def server() -> Iterator[str]:
         MissingS3Error: If it cannot be installed, for want of a network perhaps.
     """
     program = _installed()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     command = [str(program), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:

@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
-__all__ = ["PASSWORD", "MissingServerError", "Server", "mariadb", "postgres"]
+__all__ = ["PASSWORD", "MissingServerError", "Server", "free_port", "mariadb", "postgres"]
 
 PASSWORD = "hush-hush"
 """In every address, though nobody asks for it: no message may show it."""
@@ -89,7 +89,7 @@ def postgres() -> Iterator[Server]:
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     found = programs[-1].parent if programs else Path(_find("initdb")).parent
     with _folder("postgres") as (folder, as_user):
-        data, port = folder / "data", _free_port()
+        data, port = folder / "data", free_port()
         initdb = [
             found / "initdb",
             "-D",
@@ -121,7 +121,7 @@ def mariadb() -> Iterator[Server]:
     """
     daemon, install = _find("mariadbd"), _find("mariadb-install-db")
     with _folder("mysql") as (folder, as_user):
-        data, port = folder / "data", _free_port()
+        data, port = folder / "data", free_port()
         _run([*as_user, install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"])
         init = folder / "init.sql"
         init.write_text(
@@ -182,7 +182,7 @@ def _run(command: Sequence[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port on which nobody listens, and which nobody is given while the server is down.
 
     Not one of those the kernel hands out: a client that tries again and again to reach such a port on its own host
@@ -190,7 +190,7 @@ def _free_port() -> int:
     """
     lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = random.SystemRandom().randrange(_LOWEST_PORT, lowest_given)
+        port = random.SystemRandom().randrange(_LOWEST_PORT, max(lowest_given, _LOWEST_PORT + 1_000))
         with socket.socket() as taken, suppress(OSError):
             taken.bind(("127.0.0.1", port))
             return port

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.integration.cli_project import command, environment, write_project
+from tests.servers import free_port
 from tunesafe.api import load_study
 
 pytest.importorskip("optuna_dashboard")
@@ -124,9 +124,7 @@ def run(project: Path) -> Iterator[subprocess.Popen[Any]]:
 def dashboard(project: Path, run: subprocess.Popen[Any]) -> Iterator[Dashboard]:
     """The dashboard, started once trial 1 waits; on loopback."""
     wait_until((project / "waiting 1").exists, run)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program = [sys.executable, "-c", "from optuna_dashboard._cli import main; main()"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--server", "wsgiref"]
     folder = ["--artifact-dir", str(project / "artifacts")]
