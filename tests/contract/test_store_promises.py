@@ -382,7 +382,7 @@ def test_processes_that_claim_at_once_never_hold_the_same_fence(database_url: st
         study = new_study(c, n_trials)
     command = [sys.executable, "-c", CLAIMER, database_url, study, str(n_trials)]
     claimers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    taken = [line for claimer in claimers for line in claimer.communicate(timeout=60)[0].splitlines()]
+    taken = [line for claimer in claimers for line in claimer.communicate(timeout=200)[0].splitlines()]
     assert [claimer.returncode for claimer in claimers] == [0, 0, 0]
     assert len(taken) == len(set(taken))
     with reading(engine) as c:

@@ -33,7 +33,7 @@ def survive(
     project = write_project(folder / "storm", study)
     storm = Storm(project, num_workers, seed=num_trials, server=server)
     storm.rage(num_kills, num_stops, num_outages)
-    assert gone_within(storm, seconds=10)
+    assert gone_within(storm, seconds=60)
     assert (len(storm.kills), storm.stops, storm.outages) == (num_kills, num_stops, num_outages)
     states = project.optuna_states()
     assert [number for number, _ in states] == list(range(num_trials))

@@ -22,7 +22,7 @@ from tunesafe.store.trial_rows import trial_rows
 
 __all__ = ["Batch", "Command", "Project", "children_of", "is_running", "started", "wait_for"]
 
-LIMIT_SECONDS = 100
+LIMIT_SECONDS = 200
 
 STUDY = """\
 name: crew

@@ -178,13 +178,13 @@ def test_a_saver_killed_anywhere_leaves_whole_checkpoints_only(
     """SIGKILL in mid-save: the older checkpoint, or the newer one whole; what is left over is swept."""
     store.save(snapshot(1, [b"older", bytes(LARGE)]), number=0, fence=1)
     command = [sys.executable, "-c", SAVER, sqlite_url, store._uuid, str(LARGE)]
-    died = subprocess.run(command, env={**os.environ, "TUNESAFE_FAILPOINT": failpoint}, check=False, timeout=60)
+    died = subprocess.run(command, env={**os.environ, "TUNESAFE_FAILPOINT": failpoint}, check=False, timeout=200)
     assert died.returncode == -9
     epochs = [info.position.virtual_epoch for info in store.infos(0)]
     assert epochs == [2] if failpoint in ("checkpoint.committed", "surplus.committed", "checkpoint.swept") else [1]
     for info in store.infos(0):
         store.load(info)
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=200)
     assert [info.position.virtual_epoch for info in store.infos(0)] == [2]
     store.sweep_orphans(-1)
     assert [len(tensor) for tensor in store.load(store.infos(0)[0]).tensors] == [LARGE] * 3

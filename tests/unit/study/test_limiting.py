@@ -173,7 +173,7 @@ def test_killed_while_it_gives_up_every_loss_is_told_and_nothing_more_is_lost(
         study.train(9.0, 9.0, 9.0, 3.0)
         study.train(9.0, 9.0, 9.0, 2.0)
     armed = {**os.environ, "TUNESAFE_FAILPOINT": f"{failpoint}:{passing}"}
-    died = subprocess.run([sys.executable, "-c", HOLDER, sqlite_url], env=armed, check=False, timeout=60)
+    died = subprocess.run([sys.executable, "-c", HOLDER, sqlite_url], env=armed, check=False, timeout=200)
     assert died.returncode == -9
     with limited(sqlite_url, 1.5) as study:
         check(study)
