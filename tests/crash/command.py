@@ -14,7 +14,7 @@ from tests.crash.harness import ROOT, Study
 
 __all__ = ["Command", "command"]
 
-LIMIT_SECONDS = 100
+LIMIT_SECONDS = 200
 
 
 class Command:
@@ -35,6 +35,11 @@ class Command:
     def let_go(self) -> None:
         """Let user code go on."""
         (self._folder / "hang").unlink()
+
+    def let_go_once_asked(self) -> None:
+        """Let user code go on as soon as a signal has reached it: the study could be over before."""
+        (self._folder / "until asked").touch()
+        self.let_go()
 
     def signal(self, number: int) -> None:
         """Send a signal."""

@@ -100,7 +100,7 @@ def test_the_real_command_leaves_in_order_when_a_signal_comes(
     with command(study) as running:
         running.wait_until_it_hangs()
         running.signal(signal.Signals[name])
-        running.let_go()
+        running.let_go_once_asked()
         code, words = running.wait()
     assert code == INTERRUPTED, words
     assert f"interrupted by {name}" in words

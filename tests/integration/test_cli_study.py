@@ -242,6 +242,14 @@ def test_export_of_damaged_weights_ends_with_4(
     assert not (tmp_path / "out").exists()
 
 
+UNTIL_ASKED = """\
+        for inputs, targets in epoch:
+            while trial.number == 1 and pathlib.Path("until asked").exists() and trial.signals.reason is None:
+                time.sleep(0.01)
+"""
+"""Trial 1 waits until it is asked to leave, while there is such a file: else the study could be over before."""
+
+
 def test_an_interrupted_run_ends_with_75_and_the_same_command_continues(
     tmp_path: Path,
     finished: tuple[Path, Run],
@@ -249,7 +257,9 @@ def test_an_interrupted_run_ends_with_75_and_the_same_command_continues(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Ctrl-C in the middle, then the same command: the same best as the study that was never interrupted."""
-    write_project(tmp_path)
+    train = TRAIN.replace("        for inputs, targets in epoch:\n", UNTIL_ASKED)
+    write_project(tmp_path, train=f"import pathlib, time\n{train}")
+    (tmp_path / "until asked").touch()
     monkeypatch.chdir(tmp_path)
     words = command("run", "study.yaml")
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()) as process:
@@ -261,6 +271,7 @@ def test_an_interrupted_run_ends_with_75_and_the_same_command_continues(
         rest = process.stderr.read()
     assert process.returncode == 75, rest
     assert rest.splitlines()[-1].startswith("interrupted")
+    (tmp_path / "until asked").unlink()
     again = ran(capsys, "run", "study.yaml")
     assert again.code == 0
     assert "of 3 trials ended, continuing" in again.err.splitlines()[0]

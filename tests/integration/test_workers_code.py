@@ -36,10 +36,10 @@ elif trial.number == 4 and first:
             pass
 elif trial.number == 5 and first:
     if os.fork() == 0:
-        if os.fork() == 0:
-            (FOLDER / "forked.pid").write_text(str(os.getpid()))
+        if (forked := os.fork()) == 0:
             time.sleep(600)
             os._exit(0)
+        (FOLDER / "forked.pid").write_text(str(forked))
         raise RuntimeError("a fork that comes back is not the worker")
     os.wait()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -88,7 +88,7 @@ hold(f"hold-{trial.number}-{seen}")
 
 def test_no_colleague_takes_a_dead_workers_trial_before_its_death_is_counted(tmp_path: Path) -> None:
     """With two deaths allowed nobody dies of it a third time, however late the supervisor is."""
-    project = Project.make(tmp_path, act=SUDDEN.replace("DEATHS", "9"), n_trials=3, more="retries: 2")
+    project = Project.make(tmp_path, act=SUDDEN.replace("DEATHS", "9"), n_trials=3, more="retries: 2\nlease: 1h")
     for number in range(3):
         project.hold(number)
     with started(project, "-w", "3") as run:
