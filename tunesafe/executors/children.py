@@ -187,24 +187,27 @@ def _listen(child: Child, descriptor: int, hear: Callable[[Heard | Died], None])
         elif ended:
             break
         else:
-            ended = _has_ended(child.process.pid, os.WNOHANG)
+            ended = _has_ended(child.process, at_once=True)
     os.close(descriptor)
-    _has_ended(child.process.pid)
+    _has_ended(child.process)
     hear(Died(child))
 
 
-def _has_ended(pid: int, options: int = 0) -> bool:
-    """Whether a child has ended; without WNOHANG, once it has. It stays to be waited for."""
+def _has_ended(process: subprocess.Popen[bytes], *, at_once: bool = False) -> bool:
+    """Whether a child has ended; unless asked at once, when it has. It stays to be waited for, if there is a way."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        return (process.poll() if at_once else process.wait()) is not None
     try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | options) is not None
+        options = os.WEXITED | os.WNOWAIT | (os.WNOHANG if at_once else 0)
+        return os.waitid(os.P_PID, process.pid, options) is not None
     except ChildProcessError:  # who runs us ignores SIGCHLD: the kernel has waited for it
         return True
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:
     """How it ended, negative for a signal, once it has; it stays to be waited for."""
-    if process.returncode is not None:
-        return process.returncode
+    if process.returncode is not None or not hasattr(os, "waitid"):
+        return process.wait()
     try:
         end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:  # who runs us ignores SIGCHLD: nobody will know

@@ -114,6 +114,21 @@ def test_a_worker_that_closes_everything_can_still_be_killed(start: Start) -> No
     assert ear.child.was_killed_from_outside
 
 
+@pytest.mark.parametrize(("last_words", "how"), [("sys.exit(3)", "exit code 3"), ("os.abort()", "SIGABRT")])
+def test_an_end_is_seen_where_nobody_can_look_without_burying(
+    last_words: str, how: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS, before Python 3.13."""
+    monkeypatch.delattr(os, "waitid")
+    ear = start(f"os.close(job['messages']); assert sys.stdin.readline() == 'go\\n'; {last_words}")
+    with pytest.raises(queue.Empty):
+        ear.inbox.get(timeout=0.3)
+    ear.child.go()
+    assert isinstance(ear.hear(), Died)
+    assert ear.child.cause_of_death() == how
+    assert ear.child.bury() == how
+
+
 def test_orders_to_the_dead_are_lost_quietly(start: Start) -> None:
     """Between its death and our hearing of it."""
     ear = start("pass")
