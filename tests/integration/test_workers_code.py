@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -86,9 +86,34 @@ hold(f"hold-{trial.number}-{seen}")
 """Trial 0 dies, the first time while its supervisor can count nothing."""
 
 
+LOGGED = """
+
+from tunesafe.study.claiming import Claimant
+
+
+def claim(claimant, _claim=Claimant.claim):
+    found = _claim(claimant)
+    log = os.open(FOLDER / "claims.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(log, f"{os.getpid()} {found is None}\\n".encode())
+    os.close(log)
+    return found
+
+
+Claimant.claim = claim
+"""
+"""Every claim is noted, with whether there was nothing to claim."""
+
+
+def claims_in_vain(folder: Path) -> Counter[str]:
+    """How often there was nothing to claim, by the process that asked."""
+    log = folder / "claims.log"
+    return Counter(line.split()[0] for line in log.read_text().splitlines() if line.endswith("True"))
+
+
 def test_no_colleague_takes_a_dead_workers_trial_before_its_death_is_counted(tmp_path: Path) -> None:
     """With two deaths allowed nobody dies of it a third time, however late the supervisor is."""
     project = Project.make(tmp_path, act=SUDDEN.replace("DEATHS", "9"), n_trials=3, more="retries: 2\nlease: 1h")
+    (tmp_path / "train.py").write_text((tmp_path / "train.py").read_text() + LOGGED)
     for number in range(3):
         project.hold(number)
     with started(project, "-w", "3") as run:
@@ -97,7 +122,7 @@ def test_no_colleague_takes_a_dead_workers_trial_before_its_death_is_counted(tmp
         for number in range(3):
             project.let_go(number)
         wait_for(lambda: project.phases() == ["claimed", "told", "told"])
-        time.sleep(2.5)  # the others look for work every second
+        wait_for(lambda: sum(count > 1 for count in claims_in_vain(tmp_path).values()) == 2)  # both have looked again
         assert project.events("reclaimed") == []
         run.signal(signal.SIGCONT)
         assert run.wait() == 0, run.words

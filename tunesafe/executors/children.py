@@ -71,6 +71,7 @@ class Child:
     killed_because: str | None = None
     num_signs_of_life: int = 0
     lively_since: float = field(default_factory=monotonic)
+    _ended: str | None = None
 
     @classmethod
     def start(cls, job: Job, num_threads: int | None, hear: Callable[[Heard | Died], None], *, fresh: bool) -> Child:
@@ -152,8 +153,13 @@ class Child:
         return how
 
     def cause_of_death(self) -> str:
-        """The same without burying it: until then its colleagues leave its trial alone."""
-        if self.goodbye is None:
+        """The same without burying it, where there is a way: until then its colleagues leave its trial alone."""
+        if self._ended is None:
+            self._ended = self._end()
+        return self._ended
+
+    def _end(self) -> str:
+        if self.goodbye is None and self.process.returncode is None:
             self.kill()  # while it is not waited for, its pid and its group are nobody else's
         code = _exit_code(self.process)
         if self.killed_because is not None:
@@ -194,7 +200,7 @@ def _listen(child: Child, descriptor: int, hear: Callable[[Heard | Died], None])
 
 
 def _has_ended(process: subprocess.Popen[bytes], *, at_once: bool = False) -> bool:
-    """Whether a child has ended; unless asked at once, when it has. It stays to be waited for, if there is a way."""
+    """Whether a child has ended, at once or as soon as it has; it stays to be waited for, if there is a way."""
     if not hasattr(os, "waitid"):  # macOS, before Python 3.13
         return (process.poll() if at_once else process.wait()) is not None
     try:

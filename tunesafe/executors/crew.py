@@ -79,14 +79,14 @@ class Crew:
         self._num_threads = spec.threads_per_worker
         self._asked_at: float | None = None
         self._ticked_at = self._looked_at = monotonic()
-        self._unrecorded: list[Death] = []
+        self._unrecorded: list[tuple[Death, Child]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._kill_all()
-        for child in self._children:
+        for child in (*self._children, *(child for _, child in self._unrecorded)):
             child.bury()
 
     # ------------------------------------------------------------------ before the study is open
@@ -161,7 +161,7 @@ class Crew:
 
     def _look(self, overseer: Overseer) -> None:
         self._looked_at = monotonic()
-        self._record_waiting(overseer)
+        self._record(overseer)
         self._complete(overseer)
 
     def _complete(self, overseer: Overseer) -> None:
@@ -178,7 +178,8 @@ class Crew:
     def _heard(self, child: Child, message: Message, watch: Callable[[Notice], None]) -> None:
         match message:
             case Notice(kind=kind):
-                self._endings.num_stillborn = 0
+                if kind != "event":  # before its first claim a worker may say what it waits for
+                    self._endings.num_stillborn = 0
                 if kind in ("claimed", "resumed"):
                     self._endings.lost.pop(child.index, None)
                 watch(message)
@@ -203,8 +204,8 @@ class Crew:
     def _died(self, child: Child, overseer: Overseer, watch: Callable[[Notice], None]) -> None:
         how = child.cause_of_death()
         number, fence = child.holds or (None, None)
-        details = self._record(Death(child.process.pid, how, number, fence), overseer)
-        child.bury()  # only now: until then its colleagues leave the trial to us
+        self._unrecorded.append((Death(child.process.pid, how, number, fence), child))
+        details = self._record(overseer) or {"how": how}
         watch(Notice("event", number, {"event": "died", **details}))
         if child.holds is None:
             self._endings.num_stillborn += 1
@@ -213,16 +214,18 @@ class Crew:
                 return
         self._replace(child)
 
-    def _record(self, death: Death, overseer: Overseer) -> dict[str, Any]:
-        self._unrecorded.append(death)
-        return self._record_waiting(overseer) or {"how": death.how}
+    def _record(self, overseer: Overseer) -> dict[str, Any]:
+        """Record deaths in their order, and bury whose is: until then its colleagues leave its trial alone.
 
-    def _record_waiting(self, overseer: Overseer) -> dict[str, Any]:
-        """Record what is not yet, in its order; returns the last one's details, if there was one and it is kept."""
+        Returns:
+            The last one's details, if there was one and all are recorded.
+        """
         details: dict[str, Any] = {}
         with suppress(StorageError):  # its workers wait for the database; we try again with every look
             while self._unrecorded:
-                details = overseer.record_death(self._unrecorded[0])
+                death, child = self._unrecorded[0]
+                details = overseer.record_death(death)
+                child.bury()
                 del self._unrecorded[0]
             return details
         return {}

@@ -64,7 +64,9 @@ def is_provably_dead(owner: Owner) -> bool:
 def is_zombie_of(owner: Owner, parent: int) -> bool:
     """Whether a process of this host has ended and its parent, of this process id, has not taken note of it yet."""
     stat = _stat(owner.pid)
-    return bool(stat) and stat[_STATE] == "Z" and int(stat[_PARENT]) == parent
+    if not stat or int(stat[_START_TIME]) != owner.started:
+        return False
+    return stat[_STATE] == "Z" and int(stat[_PARENT]) == parent
 
 
 def _stat(pid: int) -> list[str]:

@@ -8,14 +8,7 @@ from tunesafe.contracts import Ending, TrialPhase
 from tunesafe.store.tables import checkpoints, events, records, trials
 from tunesafe.store.trial_rows import ending_of, phase_of
 
-__all__ = ["any_progress", "best_numbers", "count_by_standing", "count_events", "count_phases", "highest_begun"]
-
-
-def count_phases(connection: Connection, uuid: str) -> dict[TrialPhase, int]:
-    """How many trials are in each phase, zeros included."""
-    query = select(trials.c.phase, func.count()).where(trials.c.study == uuid).group_by(trials.c.phase)
-    found = {phase_of(phase): count for phase, count in connection.execute(query)}
-    return {phase: found.get(phase, 0) for phase in TrialPhase}
+__all__ = ["any_progress", "best_numbers", "count_by_standing", "count_events", "highest_begun"]
 
 
 def count_by_standing(connection: Connection, uuid: str) -> dict[str, int]:

@@ -46,7 +46,7 @@ def check_agreement(engine: Engine, storage: FencedStorage, study_id: int, uuid:
     found = _first_difference(engine, storage, study_id, uuid, afresh=True)
     if found:
         raise DamagedError(
-            f"{found}, in Optuna's tables: a row there is damaged, or a program other than tunesafe has changed it. No "
+            f"{found}, in Optuna's tables: a row is damaged, or a program other than tunesafe has changed it. No "
             "trial goes on by it, and all other rows are as they were. Restore the database from a backup, or begin "
             "under a new name."
         )

@@ -18,7 +18,7 @@ from tunesafe.errors import SpecError, StudyChangedError
 from tunesafe.failpoints import failpoint
 from tunesafe.store import claims, identity, studies, tallies
 from tunesafe.store.engine import database_now, reading, writing
-from tunesafe.store.events import append_event
+from tunesafe.store.events import append_event, events_of
 from tunesafe.study import lifecycle
 from tunesafe.study.opening import OpenStudy
 from tunesafe.study.optuna_tables import number_of_newest_trial
@@ -118,7 +118,7 @@ class Claimant:
         return bool(self._unheard)
 
     def _note_waits(self, connection: Connection) -> dict[tuple[int, int], Notice]:
-        """Keep an event of each lease that is waited for because its owner may be gone and nobody here can tell.
+        """Keep an event of each lease that is waited for although its owner may be gone, once of each.
 
         Returns:
             What to say of them, by number and fence; once of each.
@@ -128,10 +128,24 @@ class Claimant:
             unknown = row.owner is None or row.number in (self._unheard or ())
             if not unknown or row.lease_expires_at <= now or (row.number, row.fence) in self._said:
                 continue
-            details = {"waits_seconds": round(row.lease_expires_at - now, 1), "why": _why_wait(row.owner)}
-            self._note(connection, "lease_awaited", row.number, details)
-            waits[row.number, row.fence] = Notice("event", row.number, {"event": "lease_awaited", **details})
+            details = {"why": self._why_wait(row.owner), "fence": row.fence}
+            if not any(
+                event.kind == "lease_awaited" and event.details.get("fence") == row.fence
+                for event in events_of(connection, self._uuid, number=row.number)
+            ):
+                self._note(connection, "lease_awaited", row.number, details)
+            seconds = round(row.lease_expires_at - now, 1)
+            said = {"event": "lease_awaited", "waits_seconds": seconds, "why": details["why"]}
+            waits[row.number, row.fence] = Notice("event", row.number, said)
         return waits
+
+    def _why_wait(self, owner: Owner | None) -> str:
+        if owner is not None and self._is_here(owner):
+            return f"its process {owner.pid} has ended and nobody counts that; it is continued then; nothing is harmed"
+        who = "its owner cannot be read and"
+        if owner is not None:
+            who = f"nobody here has seen the end of its owner, process {owner.pid} on {owner.host}, which"
+        return f"{who} may be alive; unless it renews its lease, the trial is continued then; nothing is harmed"
 
     def _say(self, waits: Mapping[tuple[int, int], Notice]) -> None:
         self._said |= waits.keys()
@@ -259,13 +273,6 @@ def release_held(connection: Connection, uuid: str, phase: TrialPhase) -> None:
     numbers = [row.number for row in claims.held(connection, uuid)]
     if numbers:
         claims.unhold(connection, uuid, numbers, phase)
-
-
-def _why_wait(owner: Owner | None) -> str:
-    who = "its owner cannot be read and"
-    if owner is not None:
-        who = f"nobody here has seen the end of its owner, process {owner.pid} on {owner.host}, which"
-    return f"{who} may be alive; unless it renews its lease, the trial is continued then; nothing is harmed"
 
 
 def _story_of(row: TrialRow, claim: Claim) -> tuple[str, int, dict[str, Any]]:

@@ -15,4 +15,4 @@ STATES = {
 }
 
 TOLD_WITH = "attempts"
-"""An attribute that every trial has before we tell Optuna its end, and no trial that another program has ended."""
+"""An attribute that every trial has before we tell Optuna its end, and none that had ended before we came to that."""

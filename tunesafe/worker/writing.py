@@ -9,8 +9,10 @@ is raised in the loop, at its next report or checkpoint. Why a thread: docs/adr/
 from __future__ import annotations
 
 import mmap
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +21,9 @@ from tunesafe.store.memory import mapped_memory
 from tunesafe.trial.preemption import SignalWatch
 
 __all__ = ["CheckpointWriter"]
+
+_MADV_WIPEONFORK = 18
+"""Linux's: a child finds zeros there; Python has no name for it."""
 
 
 class CheckpointWriter:
@@ -45,6 +50,8 @@ class CheckpointWriter:
         if self._signals.urgent:
             return
         self._wait()
+        # The memory of a state must not wait for Python's collector, as a trial may that ended in an exception.
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         if error is None or isinstance(error, Preempted):
             self.check()
 
@@ -64,9 +71,11 @@ class CheckpointWriter:
         if len(self._memory) < num_bytes:
             # Not closed: views of it may be left.
             self._memory = mapped_memory(num_bytes)
-            if hasattr(mmap, "MADV_DONTFORK"):
-                # A forked loader never looks into it, and need not make every page be copied again.
-                self._memory.madvise(mmap.MADV_DONTFORK)
+            if sys.platform == "linux":
+                with suppress(OSError):  # a kernel that does not know it
+                    # A forked loader never looks into it, and need not make every page be copied again. (The range
+                    # stays taken: what the loader puts into a hole there would go with our object's last reference.)
+                    self._memory.madvise(_MADV_WIPEONFORK)
         return memoryview(self._memory)
 
     def submit(self, write: Callable[[], object]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from tests.unit.study.studies import DEAD, ELSEWHERE, PRUNED, RAISED, Desk, complete, dying_at, opened
-from tunesafe.contracts import Claim, Notice, TrialPhase
+from tunesafe.contracts import Claim, Notice, Owner, TrialPhase
 from tunesafe.errors import LeaseLostError, SpecError
 from tunesafe.store import claims, identity
 from tunesafe.store.engine import writing
@@ -91,7 +91,7 @@ def test_an_owner_who_cannot_be_read_is_waited_for_and_that_is_said_at_once(owne
     assert [desk.claimant.claim(), desk.claimant.claim()] == [None, None]
     [event], [notice] = desk.events("lease_awaited"), told
     assert event.number == notice.number == lost.number
-    assert {"event": event.kind, **event.details}.items() >= notice.details.items()
+    assert event.details["why"] == notice.details["why"]
     assert 0 < notice.details["waits_seconds"] <= desk.study.spec.lease
     assert notice.details["why"].startswith("its owner cannot be read and may be alive; ")
     desk.expire(lost.number)
@@ -123,7 +123,10 @@ def test_several_workers_wait_for_an_unreadable_owner_last_and_say_so(sqlite_url
         assert [desk.claim().number, desk.claim().number] == [1, 2]
         assert not told
         assert [desk.claimant.claim(), desk.claimant.claim()] == [None, None]
-        assert [notice.number for notice in told] == [0]
+        colleague = Claimant(study, watch=told.append)
+        assert colleague.claim() is None
+        assert [notice.number for notice in told] == [0, 0]
+        assert len(desk.events("lease_awaited")) == 1
 
 
 def rewrite_owner(desk: Desk, owner_json: str) -> None:
@@ -140,12 +143,18 @@ def zombie() -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+def owner_of(process: subprocess.Popen[bytes]) -> Owner:
+    """Who it was."""
+    started = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return replace(identity.this_process(), pid=process.pid, started=started)
+
+
 def test_a_colleagues_death_is_counted_before_its_trial_is_taken(
     zombie: subprocess.Popen[bytes], sqlite_url: str
 ) -> None:
     """Until their supervisor has buried it; meanwhile there are other trials."""
     with opened(sqlite_url, n_workers=2) as study:
-        Desk(study, replace(identity.this_process(), pid=zombie.pid)).claim()
+        Desk(study, owner_of(zombie)).claim()
         claimant = Claimant(study, supervisor=os.getpid())
         others = [claimant.claim(), claimant.claim()]
         assert [claim.number for claim in others if claim is not None] == [1, 2]
@@ -160,9 +169,11 @@ def test_a_single_worker_takes_nothing_before_the_trial_of_an_orphan_its_supervi
     zombie: subprocess.Popen[bytes], desk: Desk
 ) -> None:
     """Adopted from a supervisor that was killed: only the end of its lease lets its trial go, and no other is next."""
-    Desk(desk.study, replace(identity.this_process(), pid=zombie.pid)).claim()
-    claimant = Claimant(desk.study, supervisor=os.getpid())
+    Desk(desk.study, owner_of(zombie)).claim()
+    told = list[Notice]()
+    claimant = Claimant(desk.study, supervisor=os.getpid(), watch=told.append)
     assert [claimant.claim(), claimant.claim()] == [None, None]
+    assert [f"process {zombie.pid} has ended" in notice.details["why"] for notice in told] == [True]
     desk.expire(0)
     taken = [claimant.claim() for _ in range(3)]
     assert [claim.number for claim in taken if claim is not None] == [0, 1, 2]
